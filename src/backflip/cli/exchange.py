@@ -1,0 +1,55 @@
+"""`backflip export` and `backflip import`: preference pairs between a store and JSONL or Parquet files.
+
+Left out: the formats (`backflip.store.interchange`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backflip.cli.options import Options
+from backflip.errors import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write every judged pair of a store to a file, or read pairs from a file into a store."""
+    out = argv[0] == "export"
+    parser = Options(argv[0], "Write preference pairs to a file." if out else "Read preference pairs; all or nothing.")
+    parser.add_argument("store", metavar="RUN", help="run folder, SQLite file, or postgresql:// URL")
+    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .jsonl or .parquet, which chooses the format")
+    found = parser.read(argv[1:])
+    from backflip.store import Store
+    from backflip.store.interchange import export_pairs, import_pairs, undecided_file
+
+    where = store_of(found.store, must_exist=out)
+    with Store.open(where, mode="read" if out else "write") as store:
+        done = export_pairs(store, found.file) if out else import_pairs(store, found.file)
+    if out:
+        apart = f"; ties and what could not be judged are in {undecided_file(found.file)}"
+        print(f"wrote {done} to {found.file}{apart if done.ties or done.could_not_judge else ''}")
+    else:
+        print(f"read {done} into {where}; {done.new:,} are new")
+    return 0
+
+
+def store_of(name: str, *, must_exist: bool) -> str | Path:
+    """Return the store that a run folder, a file name or a database URL means.
+
+    Raises:
+        DataError: a folder is given that is no run.
+        ConfigError: the store must exist and does not.
+    """
+    if "://" in name:
+        return name
+    path = Path(name)
+    if path.is_dir():
+        from backflip.run import read_run
+
+        record = read_run(path)
+        if server := record.command.get("store"):
+            return str(server)
+        path = record.path / "store.sqlite"
+    if must_exist and not path.is_file():
+        raise ConfigError(f"no store at {path}; expected a run folder, a SQLite file or a postgresql:// URL")
+    return path

@@ -1,0 +1,166 @@
+"""The main job: learn a taste in film reviews from comparisons.
+
+A small language model continues openings of reviews; an overseer who only compares says which of two continuations is
+the more favourable; a reward model learns that; PPO makes a better policy; held-out openings and a judge trained on human
+star ratings say how far to trust it. The gold judge answers the teacher and the measures, and nobody else.
+
+Shapes: K openings, N answers an opening.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from backflip.data import Query
+from backflip.experiments import experiment
+from backflip.experiments.reviews_measures import (
+    QUESTION,
+    Gold,
+    answers_of,
+    held_out_answers,
+    print_result,
+    texts,
+    write_cost,
+    write_reward_model,
+    write_samples,
+    write_table,
+)
+from backflip.loops.ppo import Parts, PPOLoopConfig, pair_up, stream, train
+from backflip.measures.diversity import distinct_ratio, length_tokens
+from backflip.measures.gold import gold_scores, load_gold
+from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.win_rate import wins
+from backflip.optimise.kl import FixedKL, KLControl
+from backflip.optimise.ppo import PPOConfig
+from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, teacher
+from backflip.overseers.terminal import TerminalOverseer
+from backflip.plan import Plan
+from backflip.policies.lm import LMConfig, LMPolicy, load_policy
+from backflip.protocols import Overseer, RewardModel
+from backflip.rewards.fit import FitConfig
+from backflip.rewards.model import SequenceRewardModel
+from backflip.worlds import reviews
+from backflip.worlds.text import TextWorld, answer, pad_left
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+LOOKED_AT = 128
+"""Held-out openings of a look while training."""
+
+
+@dataclass(frozen=True)
+class ReviewsConfig(PPOLoopConfig):
+    """Settings of the main job."""
+
+    policy: Path | None = None
+    """Causal language model to start from; none: the base that ships."""
+    sampling: LMConfig = field(default_factory=lambda: LMConfig(temperature=0.8, max_new_tokens=32, rows=128))
+    """How the policy writes."""
+    overseer: Literal["synthetic", "terminal"] = "synthetic"
+    """Who compares: the teacher that consults the gold judge, or a person at this terminal."""
+    teacher: Literal["oracle", "stochastic", "mistake", "skip", "equal", "myopic", "flipped", "coin"] = "stochastic"
+    """How the synthetic teacher errs (Lee et al. 2021); flipped wants the opposite, coin does not look. A text has one
+    number of truth, so myopic is the oracle here."""
+    agreement: float = 0.75
+    """How often a stochastic teacher agrees with the gold judge's own choice."""
+    best_of: int = 16
+    """n of best-of-n."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(lr=3e-4, head_lr=3e-4))
+    """The fit of each reward model."""
+    updates: int = 36
+    """PPO updates, over all rounds."""
+    episodes: int = 160
+    """Answers sampled for each update."""
+    lr: float = 1.2e-4
+    """Adam's learning rate."""
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(epochs=2))
+    """The update."""
+    kl: KLControl = field(default_factory=lambda: FixedKL(0.065))
+    """The leash to the base."""
+
+
+def plan(config: ReviewsConfig) -> Plan:
+    """Say what a run will need."""
+    return Plan.for_text(
+        config, str(config.policy or reviews.assets() / "base"), judgements=config.questions, prompt_tokens=8
+    )
+
+
+@experiment(config=ReviewsConfig, plan=plan)
+def main(config: ReviewsConfig, run: Run) -> None:
+    """Learn a taste in film reviews from comparisons: base, reward model, PPO, and how far to trust the result."""
+    policy = load_policy(config.policy or reviews.assets() / "base", config.sampling, value_head=True)
+    gold = load_gold(reviews.assets() / "gold.safetensors")
+    world = TextWorld(reviews.read_openings("train"), policy.tokenizer, group_size=2, seed=config.seed)
+    held_out = TextWorld(reviews.read_openings("test"), policy.tokenizer)
+    base = policy.reference()
+    if run.load_state() is None:
+        run.checkpoint("base", 0, base.save)
+    overseer = overseer_of(config, gold, world, base, run)
+    parts = Parts(
+        policy=policy,
+        world=world,
+        overseer=overseer,
+        start_reward=lambda rng: SequenceRewardModel.from_causal_lm(base.module.plain, rng),
+        question=QUESTION,
+        check=Look(held_out, gold, base, config.seed),
+    )
+    trained = train(parts, config, run)
+    run.checkpoint("policy", config.updates, policy.save)
+    with run.progress.phase("measure on held-out openings"):
+        found = answers_of(policy, base, trained.reward, held_out, gold, config)
+        rows = write_table(found, policy, base, run)
+        judged = write_reward_model(found, trained, overseer, config, run)
+    write_cost(trained, config, run)
+    write_samples(found, run)
+    print_result(rows, judged, found, trained, run)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked at while training: a few held-out openings, the same answers of the base each time."""
+
+    world: TextWorld
+    gold: Gold
+    base: LMPolicy
+    seed: int
+
+    def __call__(self, policy: LMPolicy, reward: RewardModel) -> dict[str, float]:
+        """Return the gold win rate against the base, proxy, exact KL, diversity and length."""
+        rows = held_out_answers(self.world, policy, 1, stream(self.seed, "look"), LOOKED_AT)
+        theirs = held_out_answers(self.world, self.base, 1, stream(self.seed, "look at the base"), LOOKED_AT)
+        items, base_items = self.world.show(rows), self.world.show(theirs)
+        gold_K = gold_scores(self.gold, items)
+        return {
+            "gold_win_rate": float(wins(gold_K, gold_scores(self.gold, base_items)).mean()),
+            "gold": float(gold_K.mean()),
+            "n": float(len(items)),
+            "proxy": float(reward(rows).sum(1).mean()),
+            "kl_nats_per_sequence": kl_nats_per_sequence(policy, self.base, rows).value,
+            "distinct2_ratio": distinct_ratio(texts(items), texts(base_items)).value,
+            "length_tokens": length_tokens(rows).value,
+        }
+
+
+def overseer_of(config: ReviewsConfig, gold: Gold, world: TextWorld, base: LMPolicy, run: Run) -> Overseer:
+    """Return a person at this terminal, or the teacher, whose rationality is set on answers of the base to training openings."""
+    if config.overseer == "terminal":
+        return TerminalOverseer(run.store)
+    tokens = [tokens for tokens in world.tokens[:500] for _ in (0, 1)]
+    probe = answer(
+        base,
+        pad_left(tokens),
+        torch.arange(500).repeat_interleave(2)[: len(tokens)],
+        stream(config.seed, "rationality"),
+    )
+    questions: list[Query] = pair_up(world.show(probe), QUESTION, stream(config.seed, "rationality order"))
+    beta = beta_for_agreement(gold, questions, config.agreement)
+    # gold is a log-odds that may be negative: its size stands for the mean return of which skip and equal take a tenth
+    size = float(np.abs(gold_scores(gold, [item for query in questions for item in query.items])).mean())
+    return SyntheticTeacher(run.store, gold, teacher(config.teacher, beta=beta, mean_return=size, seed=config.seed))

@@ -1,0 +1,340 @@
+"""What the main job measures on held-out openings, and how it writes it down: `experiments/reviews` uses it at the end.
+
+Shapes: K openings, N answers an opening, M members of the ensemble, B rows, T decisions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from backflip.data import Episodes, Estimate, Item
+from backflip.loops.ppo import Trained, pair_up, stream
+from backflip.measures.agreement import accuracy, ceiling
+from backflip.measures.best_of_n import best_of_n, kl_bound_nats
+from backflip.measures.calibration import calibration
+from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, repetition
+from backflip.measures.gold import gold_scores
+from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.stats import mean_interval
+from backflip.measures.win_rate import wins
+from backflip.optimise.best_of_n import choose
+from backflip.overseers.synthetic import SyntheticTeacher
+from backflip.overseers.terminal import visible
+from backflip.policies.lm import LMPolicy
+from backflip.protocols import Overseer
+from backflip.rewards.baselines import baseline_deltas
+from backflip.rewards.comparisons import Comparison, comparisons
+from backflip.worlds import reviews
+from backflip.worlds.text import TextWorld, answer, pad_left
+
+if TYPE_CHECKING:
+    from backflip.experiments.reviews import ReviewsConfig
+    from backflip.run import Run
+
+Gold = Callable[[Item], NDArray[np.float64]]
+"""The gold judge; it answers the teacher and measures alone."""
+QUESTION = "Which continuation makes the more favourable review?"
+PRINTED = 3
+"""Openings whose answers are printed at the end; all are in the run folder."""
+OPPONENTS = 4
+"""Answers of the base to every held-out opening against which policies are measured."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to held-out openings: the base's N + OPPONENTS an opening, and one of the policy's."""
+
+    base_items: list[list[Item]]
+    base_rows: Episodes
+    base_gold_KN: NDArray[np.float64]
+    base_proxy_KN: NDArray[np.float64]
+    base_raw_MKN: NDArray[np.float64]
+    """Raw scores of every member of the ensemble."""
+    chosen: list[int]
+    """Which of the first N best-of-n takes."""
+    items: list[Item]
+    rows: Episodes
+    gold_K: NDArray[np.float64]
+    proxy_K: NDArray[np.float64]
+    candidates: int
+
+    @property
+    def opponents_KN(self) -> NDArray[np.float64]:
+        """Gold of the base's answers that nobody chooses from."""
+        return self.base_gold_KN[:, self.candidates :]
+
+
+def answers_of(
+    policy: LMPolicy, base: LMPolicy, reward: Any, world: TextWorld, gold: Gold, config: ReviewsConfig
+) -> Answers:
+    """Sample and score everything that the measures need."""
+    n = config.best_of
+    base_rows = held_out_answers(world, base, n + OPPONENTS, stream(config.seed, "base"))
+    rows = held_out_answers(world, policy, 1, stream(config.seed, "held out"))
+    base_items, items = world.show(base_rows), world.show(rows)
+    shape = (len(rows), n + OPPONENTS)
+    raw_MB = torch.stack([model.score_B(base_rows) for model in reward.models])
+    proxy_B = torch.stack(
+        [(raw_B - m.normaliser.mean) / m.normaliser.std for raw_B, m in zip(raw_MB, reward.models, strict=True)]
+    ).mean(0)
+    candidates = np.arange(len(base_rows)).reshape(shape)[:, :n].ravel()
+    proxy_BT = torch.zeros(base_rows.mask_BT.shape)
+    proxy_BT[:, 0] = proxy_B
+    picked = choose(base_rows.select(candidates.tolist()), proxy_BT[candidates])
+    return Answers(
+        base_items=[base_items[k * shape[1] : (k + 1) * shape[1]] for k in range(shape[0])],
+        base_rows=base_rows,
+        base_gold_KN=gold_scores(gold, base_items).reshape(shape),
+        base_proxy_KN=proxy_B.double().numpy().reshape(shape),
+        base_raw_MKN=raw_MB.double().numpy().reshape(-1, *shape),
+        chosen=[int(row) % n for row in picked],
+        items=items,
+        rows=rows,
+        gold_K=gold_scores(gold, items),
+        proxy_K=reward(rows).sum(1).double().numpy(),
+        candidates=n,
+    )
+
+
+def write_table(found: Answers, policy: LMPolicy, base: LMPolicy, run: Run) -> list[dict[str, Any]]:
+    """Measure base, best-of-n and PPO alike; write table, curve and estimates; return the table's rows."""
+    n, count = found.candidates, len(found.items)
+    won_KN = wins(found.base_gold_KN[:, :n, None], found.opponents_KN[:, None, :]).mean(-1)
+    first = found.base_rows.select([k * (n + OPPONENTS) for k in range(count)])
+    picked = found.base_rows.select([k * (n + OPPONENTS) + choice for k, choice in enumerate(found.chosen)])
+    base_texts = texts([row[0] for row in found.base_items])
+    best_texts = texts([row[choice] for row, choice in zip(found.base_items, found.chosen, strict=True)])
+    our_texts = texts(found.items)
+    kl = kl_nats_per_sequence(policy, base, found.rows)
+    bound = kl_bound_nats(n)
+    rows: list[dict[str, Any]] = [
+        {
+            "policy": "base",
+            "gold_win_rate": mean_interval(won_KN.mean(1)),
+            "kl_nats_per_sequence": Estimate(0.0, 0.0, 0.0, count),
+            "entropy_nats": entropy_nats(base, first),
+            **_form(base_texts, first),
+        },
+        {
+            "policy": f"best of {n}",
+            "gold_win_rate": best_of_n(found.base_proxy_KN[:, :n], won_KN, n),
+            "kl_nats_per_sequence": Estimate(bound, bound, bound, count),
+            "kl_is_bound": True,
+            **_form(best_texts, picked),
+        },
+        {
+            "policy": "PPO",
+            "gold_win_rate": mean_interval(wins(found.gold_K[:, None], found.opponents_KN).mean(1)),
+            "kl_nats_per_sequence": kl,
+            "entropy_nats": entropy_nats(policy, found.rows),
+            **_form(our_texts, found.rows),
+        },
+    ]
+    curve = [
+        {
+            "n": k,
+            "kl_bound_nats": kl_bound_nats(k),
+            "gold": best_of_n(found.base_proxy_KN[:, :n], found.base_gold_KN[:, :n], k),
+            "gold_win_rate": best_of_n(found.base_proxy_KN[:, :n], won_KN, k),
+            "proxy": best_of_n(found.base_proxy_KN[:, :n], found.base_proxy_KN[:, :n], k),
+        }
+        for k in (2**i for i in range(n.bit_length()))
+    ]
+    run.table("table", rows)
+    run.result("best_of_n", curve)
+    estimates = {
+        "ppo_gold_win_rate": rows[2]["gold_win_rate"],
+        "bon_gold_win_rate": rows[1]["gold_win_rate"],
+        "base_gold_win_rate": rows[0]["gold_win_rate"],
+        "ppo_kl_nats_per_sequence": kl,
+        "ppo_distinct2_ratio": distinct_ratio(our_texts, base_texts),
+        "ppo_entropy_nats": rows[2]["entropy_nats"],
+        "ppo_length_ratio": _ratio(length_tokens(found.rows), length_tokens(first)),
+        "ppo_proxy": mean_interval(found.proxy_K),
+    }
+    for name, estimate in estimates.items():
+        run.estimate(name, estimate)
+    return rows
+
+
+def write_reward_model(
+    found: Answers, trained: Trained, overseer: Overseer, config: ReviewsConfig, run: Run
+) -> dict[str, Estimate]:
+    """Measure the reward model on pairs of the base's answers to held-out openings, beside its null baselines.
+
+    Returns what is worth printing, by what it is.
+    """
+    n = found.candidates
+    items = [item for row in found.base_items for item in row[n : n + 2]]
+    questions = pair_up(items, QUESTION, stream(config.seed, "held-out pairs"))
+    delta_K = found.base_proxy_KN[:, n] - found.base_proxy_KN[:, n + 1]
+    raw_MK = found.base_raw_MKN[:, :, n] - found.base_raw_MKN[:, :, n + 1]
+    gold_K = wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1])
+    top: Estimate | None = None
+    if isinstance(overseer, SyntheticTeacher):
+        held, _ = comparisons(questions, [overseer.judge(query) for query in questions])
+        kept = [k for k, query in enumerate(questions) if overseer.chance(query) is not None]
+        chance_K = np.array([overseer.chance(questions[k]) for k in kept], dtype=np.float64)
+        share_K = np.array([pair.share for pair in held])
+        top = ceiling(chance_K)
+        run.estimate("reward_model_ceiling", top)
+    else:  # nobody is asked again for this: the gold judge stands in, and says so
+        held = [Comparison(*query.items, share=float(gold)) for query, gold in zip(questions, gold_K, strict=True)]
+        kept, share_K = list(range(len(questions))), gold_K
+        run.note("the reward model's accuracy is measured against the gold judge, not against the person who taught it")
+    right = accuracy(delta_K[kept], share_K)
+    calibrated = calibration((1 / (1 + np.exp(-raw_MK[:, kept]))).mean(0), share_K, stream(config.seed, "calibration"))
+    baselines = {name: accuracy(delta, share_K) for name, delta in baseline_deltas(trained.pairs, held).items()}
+    human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
+    run.estimate("reward_model_accuracy", right)
+    run.estimate("reward_model_agreement_with_gold", accuracy(delta_K, gold_K))
+    run.estimate("bag_of_words_accuracy", baselines["bag_of_words"])
+    run.estimate("gold_judge_accuracy", human)
+    run.result(
+        "reward_model",
+        {
+            "accuracy": right,
+            "agreement_with_gold": accuracy(delta_K, gold_K),
+            "ceiling": top,
+            "ece": calibrated.error,
+            "ece_of_chance": calibrated.chance,
+            "bins": list(calibrated.bins),
+            "baselines": baselines,
+            "fits": trained.fits,
+        },
+    )
+    return {
+        "reward model on held-out pairs": right,
+        **({"its ceiling: the teacher's own noise": top} if top else {}),
+        "bag of words fitted to the same comparisons": baselines["bag_of_words"],
+        "gold judge on held-out human labels": human,
+    }
+
+
+def write_cost(trained: Trained, config: ReviewsConfig, run: Run) -> None:
+    """Write the cost ledger."""
+    run.result(
+        "cost",
+        {
+            "comparisons": trained.counts["judgements"],
+            "unanswered": trained.counts["unanswered"],
+            "ties": trained.counts["ties"],
+            "judge": config.overseer if config.overseer != "synthetic" else f"synthetic teacher ({config.teacher})",
+            "judge_seconds": sum(judgement.seconds or 0.0 for judgement in run.store.judgements(0)[0]),
+            "disk_bytes": run.disk_bytes(),
+            "episodes": trained.episodes,
+            "tokens_sampled": trained.tokens,
+            "seconds": run.seconds,
+            "seconds_by_phase": run.progress.seconds_by_phase,
+        },
+    )
+    run.estimate("comparisons", Estimate(*[float(trained.counts["judgements"])] * 3, n=trained.counts["judgements"]))
+
+
+def write_samples(found: Answers, run: Run) -> None:
+    """Write before and after side by side, with proxy and gold scores."""
+    run.samples(
+        [
+            {
+                "prompt": row[0].prompt,
+                "base": row[0].content,
+                "best_of_n": row[choice].content,
+                "ppo": ours.content,
+                "proxy": {
+                    "base": found.base_proxy_KN[k, 0],
+                    "best_of_n": found.base_proxy_KN[k, choice],
+                    "ppo": found.proxy_K[k],
+                },
+                "gold": {
+                    "base": found.base_gold_KN[k, 0],
+                    "best_of_n": found.base_gold_KN[k, choice],
+                    "ppo": found.gold_K[k],
+                },
+            }
+            for k, (row, choice, ours) in enumerate(zip(found.base_items, found.chosen, found.items, strict=True))
+        ]
+    )
+
+
+def print_result(
+    rows: list[dict[str, Any]], judged: dict[str, Estimate], found: Answers, trained: Trained, run: Run
+) -> None:
+    """Print the result for people: the table, how good the judges are, what it cost, and answers side by side."""
+    columns = {
+        "gold_win_rate": ("gold win rate", "{:.1%}"),
+        "kl_nats_per_sequence": ("KL, nats", "{:.2f}"),
+        "entropy_nats": ("entropy, nats", "{:.2f}"),
+        "distinct2": ("distinct-2", "{:.3f}"),
+        "repetition": ("repetition", "{:.3f}"),
+        "length_tokens": ("length, tokens", "{:.1f}"),
+    }
+    table = Table("policy", *(title for title, _ in columns.values()), title="held-out openings (95 % intervals)")
+    for row in rows:
+        cells = [
+            _cell(row.get(name), form, bound=name.startswith("kl") and row["policy"].startswith("best of"))
+            for name, (_, form) in columns.items()
+        ]
+        table.add_row(row["policy"], *cells)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    right = Table("right", "of the time", title="judges")
+    for name, estimate in judged.items():
+        right.add_row(name, _cell(estimate, "{:.1%}", bound=False))
+    console.print(right)
+    beside = Table("opening", *(row["policy"] for row in rows), title="before and after")
+    for item_N, choice, ours in list(zip(found.base_items, found.chosen, found.items, strict=True))[:PRINTED]:
+        answers = (item_N[0], item_N[choice], ours)
+        beside.add_row(*(Text(visible(text)) for text in (ours.prompt, *(item.content.strip() for item in answers))))
+    console.print(beside)
+    asked, unanswered = trained.counts["judgements"], trained.counts["unanswered"]
+    console.print(
+        f"{asked:,} comparisons, {unanswered:,} of them not judged; {trained.episodes:,} answers sampled; "
+        f"{run.seconds:.0f} s; {run.disk_bytes() / 1e6:.0f} MB on the disk"
+    )
+
+
+def texts(items: list[Item]) -> list[str]:
+    """Return what was answered."""
+    return [item.content for item in items]
+
+
+def held_out_answers(
+    world: TextWorld, policy: LMPolicy, copies: int, rng: np.random.Generator, limit: int | None = None
+) -> Episodes:
+    """Answer every opening (or the first `limit`) `copies` times, in order; one group an opening."""
+    openings = world.tokens[:limit]
+    rows = [tokens for tokens in openings for _ in range(copies)]
+    return answer(policy, pad_left(rows), torch.arange(len(openings)).repeat_interleave(copies), rng)
+
+
+def _form(answers: list[str], rows: Episodes) -> dict[str, Estimate]:
+    return {"distinct2": distinct_n(answers), "repetition": repetition(answers), "length_tokens": length_tokens(rows)}
+
+
+def _ratio(ours: Estimate, theirs: Estimate) -> Estimate:
+    """Return ours / theirs with a first-order interval; both rest on the same openings, taken as independent."""
+    ratio = ours.value / theirs.value
+    spread = ((ours.high - ours.value) / ours.value) ** 2 + ((theirs.high - theirs.value) / theirs.value) ** 2
+    return Estimate(ratio, ratio - ratio * spread**0.5, ratio + ratio * spread**0.5, ours.n)
+
+
+def _cell(estimate: Estimate | None, form: str, *, bound: bool) -> str:
+    if estimate is None:
+        return "-"
+    if bound:
+        return "<= " + form.format(estimate.value)
+    return (
+        form.format(estimate.value)
+        if estimate.low == estimate.high
+        else (f"{form.format(estimate.value)} ({form.format(estimate.low)} to {form.format(estimate.high)})")
+    )

@@ -1,0 +1,356 @@
+"""Any language model, any prompts, any overseer, and no gold: the commonest real use.
+
+How far to trust the result is judged by the overseer's own answers: comparisons that the reward model set aside, and blind
+comparisons of the policy against the one it started from on prompts that were kept apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from backflip.data import Episodes, Estimate, Item, Judgement, Query
+from backflip.errors import ConfigError, DataError
+from backflip.experiments import experiment
+from backflip.loops.ppo import Parts, PPOLoopConfig, Trained, first_answers, gather, stream, train
+from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
+from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.stats import mean_interval, wilson
+from backflip.overseers.function import FunctionOverseer
+from backflip.overseers.terminal import TerminalOverseer
+from backflip.plan import Plan
+from backflip.policies.checkpoints import read_tokenizer
+from backflip.policies.lm import LMConfig, LMPolicy, load_policy
+from backflip.protocols import Overseer, RewardModel
+from backflip.rewards.combine import FunctionReward
+from backflip.rewards.model import SequenceRewardModel
+from backflip.worlds.prompts import Prompt, read_prompts
+from backflip.worlds.text import TextWorld, answer, pad_left
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+LOOKED_AT = 128
+"""Held-out prompts of a look while training."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Train low-rank adapters instead of all weights (Hu et al. 2021)."""
+
+    rank: int = 16
+    """Rank of what is added to every linear layer."""
+    alpha: int = 32
+    """Scale: what is added is multiplied by alpha / rank."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """Train all weights."""
+
+
+@dataclass(frozen=True)
+class TextConfig(PPOLoopConfig):
+    """Settings of a run on a model, prompts and an overseer of the user's own."""
+
+    policy: str = ""
+    """Causal language model: a folder, or a hub id. Required."""
+    prompts: Path = Path()
+    """JSONL with "prompt" or chat "messages", or a text file with a prompt a line. Required."""
+    overseer: str = ""
+    """Who compares: terminal, or FILE.py:FUNCTION, a function (prompt, a, b) -> probability that a is better, or None. Required."""
+    question: str = "Which answer is better?"
+    """What the overseer is asked."""
+    sampling: LMConfig = field(default_factory=lambda: LMConfig(max_new_tokens=128, rows=32))
+    """How the policy writes."""
+    weights: Full | Lora = field(default_factory=Full)
+    """What is trained."""
+    reward_from: str = ""
+    """Model that reward models start from; empty: the policy's own."""
+    components: tuple[str, ...] = ()
+    """Rewards added to the learned one: NAME=WEIGHT*FILE.py:FUNCTION, a function (prompt, answer) -> number."""
+    held_out_share: float = 0.1
+    """Share of the prompts, chosen by the hash of their text, that training never sees."""
+    final_comparisons: int = 100
+    """Blind comparisons of the trained policy against the one it started from, on those prompts."""
+
+
+def plan(config: TextConfig) -> Plan:
+    """Say what a run needs, before anything is loaded but the model's size."""
+    _require(config)
+    rank = config.weights.rank if isinstance(config.weights, Lora) else None
+    return Plan.for_text(config, config.policy, judgements=config.questions + config.final_comparisons, lora_rank=rank)
+
+
+@experiment(config=TextConfig, plan=plan)
+def main(config: TextConfig, run: Run) -> None:
+    """Train any causal language model on an overseer's comparisons, judged by held-out answers of the same overseer."""
+    _require(config)
+    train_prompts, held_prompts = split_prompts(read_prompts(config.prompts), config.held_out_share)
+    overseer = overseer_of(config.overseer, run)
+    policy = load_policy(config.policy, config.sampling, lora=_adapters(config), value_head=True)
+    base = policy.reference()
+    world = TextWorld(train_prompts, policy.tokenizer, group_size=2, seed=config.seed)
+    held_out = TextWorld(held_prompts, policy.tokenizer)
+    if run.load_state() is None:
+        run.checkpoint("base", 0, base.save)
+    start = _start(config, policy, base)
+    components = components_of(config.components, world)
+
+    def check(now: LMPolicy, reward: RewardModel) -> dict[str, float]:
+        rows = _answers(held_out, now, stream(config.seed, "look"), LOOKED_AT)
+        return {
+            "proxy": float(reward(rows).sum(1).mean()),
+            "kl_nats_per_sequence": kl_nats_per_sequence(now, base, rows).value,
+            "length_tokens": length_tokens(rows).value,
+        }
+
+    parts = Parts(
+        policy=policy,
+        world=world,
+        overseer=overseer,
+        start_reward=lambda rng: SequenceRewardModel.from_causal_lm(start, rng),
+        question=config.question,
+        components=components,
+        check=check,
+    )
+    trained = train(parts, config, run)
+    run.checkpoint("policy", config.updates, policy.save)
+    measure(policy, base, trained, held_out, overseer, config, run)
+
+
+def measure(
+    policy: LMPolicy, base: LMPolicy, trained: Trained, world: TextWorld, overseer: Overseer, config: TextConfig, run: Run
+) -> None:  # fmt: skip
+    """Write estimates, table, samples and costs; the overseer compares blind and in random order."""
+    ours, theirs = (
+        _answers(world, who, stream(config.seed, name)) for who, name in ((policy, "held out"), (base, "base"))
+    )
+    items, base_items = world.show(ours), world.show(theirs)
+    judgements = compare(items, base_items, overseer, config, run)
+    held = [fit for fit in trained.fits if "held_out_accuracy" in fit]
+    if held:
+        # Members set different comparisons aside, which may overlap: the mean of their accuracies, the n of one.
+        right = sum(fit["held_out_accuracy"] for fit in held) / len(held)
+        number = int(held[0]["held_out_n"])
+        run.estimate("reward_model_accuracy", wilson(right * number, number))
+    kl = kl_nats_per_sequence(policy, base, ours)
+    run.estimate("ppo_kl_nats_per_sequence", kl)
+    run.estimate("ppo_entropy_nats", entropy_nats(policy, ours))
+    answers, before = [item.content for item in items], [item.content for item in base_items]
+    varied = all(any(ngrams(text, 2) for text in said) for said in (answers, before))
+    if varied:
+        run.estimate("ppo_distinct2_ratio", distinct_ratio(answers, before))
+    else:
+        run.note("no answer of one of the policies has two words, so there is no distinct-2")
+    proxy, base_proxy = (trained.reward(rows).sum(1).tolist() for rows in (ours, theirs))
+    run.estimate("ppo_proxy", mean_interval(proxy))
+    nothing = Estimate(0.0, 0.0, 0.0, len(items))
+    run.table(
+        "table",
+        [
+            {
+                "policy": name,
+                "kl_nats_per_sequence": nats,
+                **({"distinct2": distinct_n(said)} if varied else {}),
+                "length_tokens": length_tokens(rows),
+            }
+            for name, nats, said, rows in (("base", nothing, before, theirs), ("PPO", kl, answers, ours))
+        ],
+    )
+    run.samples(
+        [
+            {"prompt": item.prompt, "base": old.content, "ppo": item.content, "proxy": {"base": was, "ppo": now}}
+            for item, old, was, now in zip(items, base_items, base_proxy, proxy, strict=True)
+        ]
+    )
+    write_cost(trained, len(judgements), config, run)
+
+
+def compare(
+    items: list[Item], base_items: list[Item], overseer: Overseer, config: TextConfig, run: Run
+) -> list[Judgement]:
+    """Let the overseer compare the policy's answers with the base's, blind and in drawn order; return the judgements."""
+    rng = stream(config.seed, "final order")
+    count = min(config.final_comparisons, len(items))
+    swapped = rng.permutation(np.arange(count) % 2)
+    questions = [
+        Query(
+            items=(items[k], base_items[k]),
+            question=config.question,
+            order=((0, 1), (1, 0))[int(swapped[k])],
+            reason="final",
+        )
+        for k in range(count)
+    ]
+    judgements, _ = gather(overseer, questions, config, run)
+    shares = [judgement.answer[0] for judgement in first_answers(questions, judgements) if judgement.answer is not None]
+    if shares:
+        run.estimate("win_rate_by_overseer", wilson(sum(shares), len(shares)))
+    else:
+        run.note("the overseer judged none of the final comparisons, so there is no win rate")
+    return judgements
+
+
+def write_cost(trained: Trained, final_comparisons: int, config: TextConfig, run: Run) -> None:
+    """Write the cost ledger."""
+    run.result(
+        "cost",
+        {
+            "comparisons": trained.counts["judgements"],
+            "final_comparisons": final_comparisons,
+            "unanswered": trained.counts["unanswered"],
+            "ties": trained.counts["ties"],
+            "judge": config.overseer,
+            "judge_seconds": sum(j.seconds or 0.0 for j in run.store.judgements(0)[0]),
+            "episodes": trained.episodes,
+            "tokens_sampled": trained.tokens,
+            "disk_bytes": run.disk_bytes(),
+            "seconds": run.seconds,
+            "seconds_by_phase": run.progress.seconds_by_phase,
+        },
+    )
+
+
+def split_prompts(prompts: list[Prompt], held_out_share: float) -> tuple[list[Prompt], list[Prompt]]:
+    """Keep a share of the prompts apart by the hash of their text, so that equal prompts fall on one side.
+
+    Raises:
+        DataError: nothing would be left to train on, or fewer than two prompts to measure on: one alone has no interval.
+    """
+    places = [int(hashlib.sha256(prompt.text.encode()).hexdigest()[:12], 16) / 16**12 for prompt in prompts]
+    sides = [
+        [p for p, place in zip(prompts, places, strict=True) if (place < held_out_share) is kept]
+        for kept in (False, True)
+    ]
+    if not sides[0] or len(sides[1]) < 2:
+        raise DataError(
+            f"{len(prompts)} prompts with held_out_share {held_out_share} leave {len(sides[0])} to train on and {len(sides[1])} "
+            "to measure on, expected at least 1 and 2; give more prompts, or another share"
+        )
+    return sides[0], sides[1]
+
+
+def overseer_of(text: str, run: Run) -> Overseer:
+    """Return the overseer that a setting names. There is no default judge.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if text == "terminal":
+        return TerminalOverseer(run.store)
+    return FunctionOverseer(run.store, function_of(text, "--overseer"), name=text)
+
+
+def components_of(texts: Sequence[str], world: TextWorld) -> dict[str, tuple[float, RewardModel]]:
+    """Read every component.
+
+    Raises:
+        ConfigError: one is written otherwise than `component` reads it, or a name is taken.
+    """
+    found: dict[str, tuple[float, RewardModel]] = {}
+    for text in texts:
+        name, part = component(text, world)
+        if name in found or name == "learned":
+            raise ConfigError(f'two rewards are called "{name}" ("learned" is the learned one); give each its own name')
+        found[name] = part
+    return found
+
+
+def component(text: str, world: TextWorld) -> tuple[str, tuple[float, RewardModel]]:
+    """Read NAME=WEIGHT*FILE.py:FUNCTION.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    name, _, rest = text.partition("=")
+    weight, star, where = rest.partition("*")
+    try:
+        number = float(weight)
+    except ValueError:
+        number = float("nan")
+    if not name.isidentifier() or not star or not np.isfinite(number):
+        raise ConfigError(
+            f'cannot read the reward "{text}"; expected NAME=WEIGHT*FILE.py:FUNCTION, e.g. short=0.5*mine.py:short'
+        )
+    return name, (number, FunctionReward(function_of(where, f"the reward {name}"), world))
+
+
+def function_of(text: str, what: str) -> Callable[..., Any]:
+    """Load FILE.py:FUNCTION.
+
+    Raises:
+        ConfigError: there is no such file or function, or the file does not run.
+    """
+    file, colon, name = text.rpartition(":")
+    path = Path(file)
+    if not colon or path.suffix != ".py" or not path.is_file():
+        raise ConfigError(f'{what} is "{text}"; expected terminal or FILE.py:FUNCTION with a file that exists')
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} cannot be loaded as Python; expected a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path} failed while it was loaded ({type(error).__name__}: {error}); mend it") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        defined: Mapping[str, Any] = {
+            key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+        }
+        raise ConfigError(f'{path} has no function "{name}"; it has {", ".join(defined) or "none"}')
+    return found
+
+
+def _answers(world: TextWorld, policy: LMPolicy, rng: np.random.Generator, limit: int | None = None) -> Episodes:
+    prompts = world.tokens[:limit]
+    return answer(policy, pad_left(prompts), torch.arange(len(prompts)), rng)
+
+
+def _start(config: TextConfig, policy: LMPolicy, base: LMPolicy) -> Any:
+    """Return what reward models start from; a model of the user's choice must read the policy's tokens."""
+    if not config.reward_from:
+        # with LoRA the reference is the policy's own module, adapters off: a copy without them is what can be copied from
+        return base.standalone() if isinstance(config.weights, Lora) else base.module.plain
+    if read_tokenizer(config.reward_from).get_vocab() != policy.tokenizer.get_vocab():
+        raise ConfigError(
+            f"the tokenizer of --reward-from {config.reward_from} differs from that of the policy {config.policy}, whose tokens a "
+            "reward model reads; start from a model with the same tokenizer, or leave the option out"
+        )
+    return config.reward_from
+
+
+def _adapters(config: TextConfig) -> Any:
+    if isinstance(config.weights, Full):
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.weights.rank, lora_alpha=config.weights.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def _require(config: TextConfig) -> None:
+    missing = [
+        name
+        for name, given in (
+            ("--policy", config.policy),
+            ("--prompts", config.prompts != Path()),
+            ("--overseer", config.overseer),
+        )
+        if not given
+    ]
+    if missing:
+        raise ConfigError(
+            f"this run needs {' and '.join(missing)}; e.g. backflip run text --policy ./model --prompts prompts.jsonl --overseer terminal"
+        )

@@ -1,0 +1,1 @@
+"""Recipes, written out whole, one file each."""

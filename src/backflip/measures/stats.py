@@ -1,0 +1,165 @@
+"""Intervals and tests that every measure shares.
+
+Intervals are 95 % and two-sided. The unit of independence is the caller's to say: rows that share a prompt are one
+group, and a bootstrap draws groups. Left out: anything that knows what is being measured.
+
+Shapes: N numbers, G groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as scipy_stats
+
+from backflip.data import Estimate
+from backflip.errors import DataError
+
+Z_95 = float(scipy_stats.norm.ppf(0.975))
+EXACT_PERMUTATIONS = 20_000
+
+
+def finite(values: ArrayLike, what: str = "values") -> NDArray[np.float64]:
+    """Return `values` as a flat float64 array.
+
+    Raises:
+        DataError: there are none, or one is not finite: a measure of nothing or of NaN is no number.
+    """
+    array_N = np.asarray(values, dtype=np.float64).ravel()
+    if not len(array_N):
+        raise DataError(f"no {what} to measure; expected at least one")
+    broken = np.flatnonzero(~np.isfinite(array_N))
+    if len(broken):
+        raise DataError(
+            f"{len(broken)} of {len(array_N)} {what} are not finite (first at row {broken[0]}); mend or drop them by name"
+        )
+    return array_N
+
+
+def groups_of(groups: ArrayLike | None, rows: int) -> NDArray[np.int64]:
+    """Return each row's group as a number from 0; None means that every row is its own group.
+
+    Raises:
+        DataError: a group is given for another number of rows.
+    """
+    if groups is None:
+        return np.arange(rows)
+    _, group_N = np.unique(np.asarray(groups).ravel(), return_inverse=True)
+    if len(group_N) != rows:
+        raise DataError(f"{len(group_N)} groups for {rows} rows; expected one a row")
+    return group_N.astype(np.int64)
+
+
+def mean_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
+    """Average `values` with Student's t interval; with `groups`, its standard error is clustered by group.
+
+    The clustered error is that of a ratio of group sums, so unequal groups weigh as their rows do. One unit alone
+    gives an unbounded interval: nothing is known of its spread.
+    """
+    value_N = finite(values)
+    group_N = groups_of(groups, len(value_N))
+    units = int(group_N.max()) + 1
+    mean = float(value_N.mean())
+    if units == 1:
+        return Estimate(mean, -math.inf, math.inf, 1)
+    residual = np.bincount(group_N, weights=value_N - mean, minlength=units)
+    error = math.sqrt(float(residual @ residual) * units / (units - 1)) / len(value_N)
+    reach = float(scipy_stats.t.ppf(0.975, units - 1)) * error
+    return Estimate(mean, mean - reach, mean + reach, units)
+
+
+def wilson(successes: float, n: int) -> Estimate:
+    """Estimate a share from `successes` of `n` independent trials with Wilson's score interval (Wilson 1927).
+
+    Half successes (ties) are allowed: the interval is then slightly too wide, never too narrow.
+
+    Raises:
+        DataError: n is not positive, or successes lie outside [0, n].
+    """
+    if n <= 0 or not 0 <= successes <= n:
+        raise DataError(
+            f"{successes} successes of {n} trials; expected 0 <= successes <= trials and at least one trial"
+        )
+    share = successes / n
+    scale = 1 + Z_95**2 / n
+    centre = (share + Z_95**2 / (2 * n)) / scale
+    reach = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n)) / scale
+    return Estimate(share, max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach)), n)
+
+
+def paired_bootstrap(
+    first: ArrayLike,
+    second: ArrayLike,
+    rng: np.random.Generator,
+    groups: ArrayLike | None = None,
+    draws: int = 2000,
+) -> Estimate:
+    """Estimate mean(second) - mean(first) over the same units; the percentile interval redraws whole groups.
+
+    Raises:
+        DataError: the two differ in length.
+    """
+    first_N, second_N = finite(first), finite(second)
+    if len(first_N) != len(second_N):
+        raise DataError(
+            f"{len(first_N)} values against {len(second_N)}; a paired comparison needs the same units in both"
+        )
+    return bootstrap(second_N - first_N, rng, groups, draws=draws)
+
+
+def bootstrap(
+    values: ArrayLike,
+    rng: np.random.Generator,
+    groups: ArrayLike | None = None,
+    draws: int = 2000,
+) -> Estimate:
+    """Average `values` with a percentile interval from redrawing whole groups (Efron 1979)."""
+    value_N = finite(values)
+    group_N = groups_of(groups, len(value_N))
+    units = int(group_N.max()) + 1
+    total_G = np.bincount(group_N, weights=value_N, minlength=units)
+    size_G = np.bincount(group_N, minlength=units)
+    means: list[float] = []
+    for _ in range(draws):
+        drawn = rng.integers(0, units, units)
+        means.append(float(total_G[drawn].sum() / size_G[drawn].sum()))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(value_N.mean()), float(low), float(high), units)
+
+
+def permutation_test(
+    treated: Sequence[float],
+    control: Sequence[float],
+    rng: np.random.Generator,
+    alternative: str = "greater",
+    draws: int = EXACT_PERMUTATIONS,
+) -> float:
+    """Return the p-value of mean(treated) - mean(control) when the labels are exchanged.
+
+    Exact where there are at most `draws` ways to choose, sampled (with the observed one counted in, so never 0)
+    otherwise. Three against three cannot go below 0.05, five against five reach 0.004.
+
+    Raises:
+        DataError: `alternative` is neither "greater" nor "two-sided".
+    """
+    pool_N = np.concatenate([finite(treated, "treated values"), finite(control, "control values")])
+    size, total = len(treated), len(pool_N)
+    if alternative not in ("greater", "two-sided"):
+        raise DataError(f'alternative "{alternative}" is unknown; expected "greater" or "two-sided"')
+    statistic: Callable[[float], float] = (lambda gap: gap) if alternative == "greater" else abs
+
+    def gap(chosen: NDArray[np.int64]) -> float:
+        inside = float(pool_N[chosen].sum())
+        return statistic(inside / size - (float(pool_N.sum()) - inside) / (total - size))
+
+    observed = gap(np.arange(size))
+    slack = 1e-12 * max(1.0, float(np.abs(pool_N).max()))
+    if math.comb(total, size) <= draws:
+        gaps = [gap(np.array(chosen)) for chosen in combinations(range(total), size)]
+        return float(np.mean([value >= observed - slack for value in gaps]))
+    hits = sum(gap(rng.permutation(total)[:size]) >= observed - slack for _ in range(draws))
+    return (hits + 1) / (draws + 1)

@@ -1,0 +1,1 @@
+"""Optimisers: `update(policy, optimizer, episodes, reward_BT, config) -> dict[str, float]`, one file each."""

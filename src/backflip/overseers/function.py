@@ -1,0 +1,68 @@
+"""An overseer that is a plain Python function of a prompt and two answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from backflip.data import Judgement, Query
+from backflip.errors import DataError
+from backflip.overseers.shown import as_stored, require_pair, shown
+from backflip.store import Store
+
+Judge = Callable[[str, str, str], float | None]
+
+
+class FunctionOverseer:
+    """Ask a function `(prompt, a, b) -> probability that a is better`, or None where it cannot judge."""
+
+    def __init__(self, store: Store, judge: Judge, name: str | None = None) -> None:
+        """Answer queries of `store` by `judge`; `name` (its own, if None) stands in its judgements.
+
+        The function sees the answers in the order that the query says, so a bias for one place is not one for an item.
+        """
+        self._store, self._judge = store, judge
+        self.name = name or getattr(judge, "__name__", type(judge).__name__)
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Store the queries and answer those that nobody has answered yet.
+
+        What was answered before an error stays answered.
+
+        Raises:
+            DataError: the function raised, or returned something that is neither a probability nor None.
+        """
+        for query in queries:
+            require_pair(query, f'the function "{self.name}"')
+        self._store.add_queries(queries)
+        states = self._store.states(query.id for query in queries)
+        told: list[Judgement] = []
+        try:
+            for query in queries:
+                if states[query.id] != "answered":
+                    told.append(self._answer(query))
+        finally:
+            self._store.add_judgements(told)
+
+    def answers(self, since: int, wait: float = 0.0) -> tuple[list[Judgement], int]:
+        """Return judgements after cursor `since` and the new cursor; there is never anything to wait for."""
+        return self._store.judgements(since)
+
+    def _answer(self, query: Query) -> Judgement:
+        first, second = shown(query)
+        start = time.perf_counter()
+        try:
+            share: Any = self._judge(first.prompt, first.content, second.content)
+        except Exception as error:
+            raise DataError(
+                f'the judge "{self.name}" failed on query {query.id} ({type(error).__name__}: {error}); mend it and resume'
+            ) from error
+        seconds = time.perf_counter() - start
+        if share is None:
+            return Judgement(query.id, self.name, None, note="the function could not judge", seconds=seconds)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise DataError(
+                f'the judge "{self.name}" said {share!r} to query {query.id}; expected a probability in [0, 1], or None'
+            )
+        return Judgement(query.id, self.name, as_stored(query, (share, 1 - share)), seconds=seconds)

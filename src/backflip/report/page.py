@@ -1,0 +1,213 @@
+"""Write the page about one run, or hand several runs to the comparison.
+
+The page answers, in this order: what came out and can it be trusted, the numbers with their intervals, whether proxy
+and gold parted, how training went, how good the reward model is, whether answers stayed varied, the answers
+themselves, what it cost, how to do it again. A part whose data the run did not write is named as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from backflip.errors import ConfigError
+from backflip.experiments import listing
+from backflip.report import figures as draw
+from backflip.report.compare import comparison
+from backflip.report.evidence import Evidence, gather, number
+from backflip.report.headline import findings, outcome, status_sentence, verdict
+from backflip.report.marks import Axis, Dot, Dots
+from backflip.report.render import Page, Section, explorer_data, sample_data, write_page
+from backflip.report.reward import fit_figures, reward_model_figures
+from backflip.report.tables import Cell, Table, cell, flat_table, unit_words
+from backflip.report.wording import duration, show, wording
+
+_BADGES = {"done": "good", "running": "unmeasured", "failed": "bad"}
+
+
+def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one offline HTML page about a run, or a comparison of several runs, and return where it is.
+
+    Without `out` the page of one run is `report.html` in its folder, and a comparison `comparison.html` beside the
+    first run. Raises DataError where a folder is no run, ConfigError where no run or a folder as `out` is given,
+    StoreError where the page cannot be written.
+    """
+    if not paths:
+        raise ConfigError("no run to report; expected at least one run folder, such as runs/latest")
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; expected the name of the file to write, such as {out}/report.html")
+    found = [gather(path) for path in paths]
+    repeated = {str(one.path) for one in found if sum(one.path == other.path for other in found) > 1}
+    if repeated:
+        raise ConfigError(f"run {min(repeated)} is given more than once; expected different runs to compare")
+    if len(found) > 1:
+        return write_page(comparison(found), out or found[0].path.parent / "comparison.html")
+    return write_page(run_page(found[0]), out or found[0].path / "report.html")
+
+
+def run_page(evidence: Evidence) -> Page:
+    """Compose the page of one run."""
+    reasons = findings(evidence)
+    warnings = [sentence] if (sentence := status_sentence(evidence)) else []
+    warnings += [
+        f"Phase {phase!r} logged {rows:,} rows; curves show an even share of them, extremes kept."
+        for phase, rows in evidence.thinned.items()
+    ]
+    warnings += [f"Could not be read: {fault}." for fault in evidence.faults]
+    about = listing().get(evidence.record.experiment, "")
+    asked = evidence.cost.get("comparisons")
+    budget = f"It was given {show(asked, 'count')} comparisons." if isinstance(asked, int | float) else ""
+    sections = tuple(section for section in _sections(evidence) if section is not None)
+    data = {"explorer": explorer_data([(evidence.name, evidence)])}
+    data["samples"] = sample_data(evidence.samples, evidence.samples_total, policy_names(evidence))
+    status = evidence.record.status
+    return Page(
+        title=f"{evidence.record.experiment}: {evidence.name}",
+        kicker=f"Backflip report on one run of {evidence.record.experiment}",
+        headline=f"{outcome(evidence)} {verdict(reasons)}",
+        lead=tuple(
+            part for part in (f"Asked: {about} {budget}".rstrip() if about else budget, *evidence.record.notes) if part
+        ),
+        badge=(status, _BADGES.get(status, "caution")),
+        warnings=tuple(warnings),
+        findings=tuple(reasons),
+        sections=sections,
+        data=data,
+    )
+
+
+def policy_names(evidence: Evidence) -> dict[str, tuple[str, str]]:
+    """Return what each policy of the samples is called, and its colour role."""
+    names = list(dict.fromkeys(name for sample in evidence.samples for name in sample.answers))
+    return {name: (evidence.label(name), draw.role_of(name, place)) for place, name in enumerate(names)}
+
+
+def _sections(evidence: Evidence) -> Iterator[Section | None]:
+    spread = ("distinct2", "repetition", "entropy_nats", "length_tokens")
+    dots = draw.table_figures(evidence)
+    varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
+    yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
+    curves = draw.kl_figures(evidence)
+    if curves:
+        yield Section(
+            "kl",
+            "Proxy and gold against KL",
+            "Each point is a check on held-out openings, joined in the order of training. As long as gold climbs with the "
+            "proxy, the reward model is being used; where the proxy climbs on and gold turns, it is being gamed.",
+            tuple(curves),
+            linked=True,
+        )
+    scatter = draw.scatter_figure(evidence)
+    if scatter is not None:
+        yield Section("scatter", "Does the proxy mean the same on every policy's answers?", figures=(scatter,))
+    training = draw.training_figures(evidence)
+    if training:
+        yield Section(
+            "training",
+            "Learning curves",
+            "One point an update; the other numbers of each update are under Every logged number.",
+            tuple(training),
+            linked=True,
+        )
+    overlay = draw.overlay_figure(evidence)
+    if overlay is not None:
+        yield Section("overlay", "The same curve again", figures=(overlay,))
+    for phase, others in draw.other_figures(evidence).items():
+        yield Section(f"phase-{anchor(phase)}", f"Learning curves: {phase}", figures=tuple(others), linked=True)
+    fit = (*reward_model_figures(evidence), *fit_figures(evidence))
+    if fit:
+        yield Section("reward", "How good is the reward model?", _calibration_words(evidence), fit)
+    diversity = (*varied, *draw.check_figures(evidence))
+    if diversity:
+        intro = "A policy that says one good thing again and again has failed, whatever its score."
+        yield Section("diversity", "Diversity and length", intro, diversity)
+    if any(evidence.metrics.values()):
+        yield Section("explorer", "Every logged number", "Choose any phase and any number.", special="explorer")
+    if evidence.samples:
+        yield Section("samples", "Read the answers", special="samples")
+    yield _cost(evidence)
+    yield _reproduce(evidence)
+    yield _settings(evidence)
+
+
+def anchor(name: str) -> str:
+    """Return a name as it can stand in a link."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def _results(evidence: Evidence, dots: tuple[Dots, ...]) -> Section:
+    tables: list[Table] = []
+    if evidence.table:
+        columns = ("", *(evidence.label(policy) for policy in evidence.table))
+        rows = tuple(_table_row(evidence, measure) for measure in evidence.measures)
+        tables.append(Table(columns, rows, "Held-out openings; small: 95 % interval, and n independent units."))
+    if evidence.estimates:
+        listed = tuple((Cell(wording(name).label), cell(one, name)) for name, one in evidence.estimates.items())
+        name = f"All {len(listed)} estimates of summary.json"
+        tables.append(Table(("Estimate", "value"), listed, folded=name if evidence.table else ""))
+    intro = "" if tables else "This run has not written a result table or an estimate."
+    return Section("results", "Results", intro, dots, tables=tuple(tables))
+
+
+def _table_row(evidence: Evidence, measure: str) -> tuple[Cell, ...]:
+    """Return one measure over all policies; an n that they share stands with the row's name."""
+    held = [row.get(measure) for row in evidence.table.values()]
+    counts = {one.n for one in held if one is not None}
+    shared = f"n = {counts.pop():,}" if len(counts) == 1 and 0 not in counts else ""
+    cells = [cell(one, measure, with_n=not shared) for one in held]
+    for place, (policy, one) in enumerate(zip(evidence.table, held, strict=True)):
+        if policy == "best_of_n" and measure == "kl_nats_per_sequence" and one is not None and evidence.kl_is_bound:
+            cells[place] = Cell(f"\u2264 {cells[place].text}", "upper bound")
+    return (Cell(wording(measure).label, "\n".join(part for part in (unit_words(measure), shared) if part)), *cells)
+
+
+def _calibration_words(evidence: Evidence) -> str:
+    result = evidence.reward_model
+    if result is None or result.ece is None:
+        return ""
+    return (
+        f"Expected calibration error {show(result.ece.value, 'share')}: by so much its probability misses the overseer's "
+        f"choices on average{_by_luck(result.ece_of_chance)}. Intervals on the bins are Wilson's."
+    )
+
+
+def _by_luck(chance: float | None) -> str:
+    return "" if chance is None else f"; on so few pairs a perfect model would show {show(chance, 'share')} by luck"
+
+
+def _cost(evidence: Evidence) -> Section | None:
+    rows = [(Cell(wording(key).label), Cell(show(amount, wording(key).unit))) for key, amount in evidence.spent.items()]
+    if isinstance(judge := evidence.cost.get("judge"), str):
+        rows.insert(0, (Cell("Who judged"), Cell(judge)))
+    phases = evidence.cost.get("seconds_by_phase")
+    bars: tuple[Dots, ...] = ()
+    if isinstance(phases, Mapping):
+        times = {str(name): seconds for name, value in phases.items() if (seconds := number(value)) is not None}
+        if times:
+            dots = tuple(Dot(name.replace("_", " "), "ppo", value, value, value, 0) for name, value in times.items())
+            caption = f"{duration(sum(times.values()))} in phases."
+            bars = (
+                Dots("cost-phases", "Time by phase", caption, Axis("Seconds", "seconds", low=0.0), dots, bars=True),
+            )
+    if not rows and not bars:
+        return None
+    return Section("cost", "What it cost", "", bars, tables=(Table(("", "spent"), tuple(rows)),) if rows else ())
+
+
+def _reproduce(evidence: Evidence) -> Section:
+    command = evidence.record.command
+    lines = (evidence.command_line,) if evidence.command_line else ()
+    revision, dirty = command.get("revision"), command.get("dirty")
+    intro = f"At revision {revision}" if revision else "The git revision was not recorded"
+    intro += ", with uncommitted changes: the command alone does not bring this run back." if dirty else "."
+    if not lines:
+        intro += " The command was not recorded."
+    table = flat_table(
+        command, "Environment", leave_out=("argv", "revision", "dirty", "id"), folded="Machine and versions"
+    )
+    return Section("reproduce", "Do it again", intro, commands=lines, tables=(table,) if table.rows else ())
+
+
+def _settings(evidence: Evidence) -> Section | None:
+    table = flat_table(evidence.record.config, "Setting")
+    return Section("settings", "Settings", tables=(table,)) if table.rows else None

@@ -1,0 +1,1 @@
+"""Learned stand-ins for an overseer, and rewards that need no learning."""

@@ -1,0 +1,158 @@
+"""What all tests share: no skips where everything is required, no network, and a real PostgreSQL.
+
+A part of the system that is missing (PostgreSQL, a browser) skips its tests by name; `BACKFLIP_REQUIRE=all` turns every
+skip into a failure, whatever caused it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+REQUIRED = "BACKFLIP_REQUIRE"
+SERVER_USERS = ("postgres", "nobody")
+"""PostgreSQL refuses to run as root; who runs it then."""
+
+
+def all_required() -> bool:
+    return os.environ.get(REQUIRED) == "all"
+
+
+def skip_reason(report: pytest.CollectReport | pytest.TestReport) -> str | None:
+    """Return why a test or a whole file was skipped, or None where it was not (an expected failure is no skip)."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return None
+    return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+def refuse_skip(report: pytest.CollectReport | pytest.TestReport) -> None:
+    """Turn a skip into a failure where everything is required."""
+    reason = skip_reason(report)
+    if reason is not None and all_required():
+        report.outcome = "failed"
+        report.longrepr = f"{REQUIRED}=all allows no skips, and this was one: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+def postgres_program(name: str) -> str | None:
+    """Find a program of the PostgreSQL server; Debian keeps them off the PATH, in a folder for each version."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: int(place.parent.name), reverse=True)
+    return shutil.which(name, path=os.pathsep.join([*map(str, places), os.environ.get("PATH", "")]))
+
+
+def as_server_user() -> dict[str, Any]:
+    """Return arguments of `subprocess.run` that leave root, which PostgreSQL will not run as."""
+    if os.geteuid() != 0:
+        return {}
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = next(known[name] for name in SERVER_USERS if name in known)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server: `BACKFLIP_TEST_POSTGRES`, or one that runs for these tests alone."""
+    if given := os.environ.get("BACKFLIP_TEST_POSTGRES"):
+        yield given
+        return
+    initdb, control = postgres_program("initdb"), postgres_program("pg_ctl")
+    if initdb is None or control is None:
+        pytest.skip("PostgreSQL's server programs are not installed; `make system` installs them")
+    who = as_server_user()
+    # Not under pytest's own folder: that is closed to the user the server runs as.
+    place = Path(tempfile.mkdtemp(prefix="bf-pg-"))
+    if who:
+        os.chown(place, who["user"], who["group"])
+    data, options = place / "data", f"-k {place} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
+    common: dict[str, Any] = {"cwd": place, "check": True, "capture_output": True, "text": True, **who}
+    try:
+        subprocess.run([initdb, "-D", data, "-U", "backflip", "-A", "trust", "-E", "UTF8", "--no-sync"], **common)
+        subprocess.run([control, "-D", data, "-o", options, "-l", place / "log", "-w", "start"], **common)
+        try:
+            yield f"postgresql://backflip@/postgres?host={place}"
+        finally:
+            subprocess.run([control, "-D", data, "-m", "immediate", "-w", "stop"], **common)
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of an empty database on a real PostgreSQL server, dropped afterwards."""
+    import secrets
+
+    import psycopg
+    from psycopg import sql
+
+    name = f"backflip_test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    head, mark, query = postgres_server.partition("?")
+    yield f"{head.rpartition('/')[0]}/{name}{mark}{query}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+LETTERS = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .?:<>|"]
+TEMPLATE = (
+    "<s>{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that writes letters, on disk; its weights are large enough for distributions that differ."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    raw: Any = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(LETTERS)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(LETTERS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,31 @@
+"""Every experiment's settings survive being written into a run folder: a resumed run has those it began with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from backflip.experiments import find, listing
+from backflip.experiments.text import Lora, TextConfig
+from backflip.loops.ppo import StopRules
+from backflip.optimise.kl import AdaptiveKL
+from backflip.run_config import config_from_json, config_to_json
+
+
+@pytest.mark.parametrize("name", sorted(listing()))
+def test_defaults_are_read_back_as_they_were(name: str) -> None:
+    config = find(name).config()
+    assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config), allow_nan=False))) == config
+
+
+def test_choices_are_read_back_as_they_were() -> None:
+    config = TextConfig(
+        weights=Lora(rank=3),
+        kl=AdaptiveKL(),
+        components=("a=1*b.py:c",),
+        stop=StopRules(judgements=3, minutes=float("inf")),
+    )
+    for one in (config, replace(config, wait_seconds=2.0)):
+        assert config_from_json(TextConfig, json.loads(json.dumps(config_to_json(one)))) == one

@@ -1,0 +1,96 @@
+"""Intervals cover what they claim, and the permutation test has the p-values that counting gives."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from backflip.errors import DataError
+from backflip.measures.stats import bootstrap, mean_interval, paired_bootstrap, permutation_test, wilson
+
+
+def test_mean_interval_is_students():
+    values = [1.0, 2.0, 4.0, 8.0]
+    found = mean_interval(values)
+    low, high = scipy_stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy_stats.sem(values))
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((3.75, low, high, 4))
+
+
+def test_copies_within_a_group_do_not_narrow_the_interval():
+    values = np.random.default_rng(0).normal(size=40)
+    once = mean_interval(values)
+    copied = mean_interval(np.repeat(values, 5), groups=np.repeat(np.arange(40), 5))
+    assert (copied.value, copied.low, copied.high, copied.n) == pytest.approx((once.value, once.low, once.high, 40))
+    assert mean_interval(np.repeat(values, 5)).high < once.high
+
+
+def test_one_unit_says_nothing_of_its_spread():
+    assert mean_interval([2.0, 3.0], groups=[1, 1]).high == math.inf
+
+
+def test_wilson_published_value():
+    # Newcombe 1998, table I, method 3: 81 of 263 gives 0.2553 to 0.3662.
+    found = wilson(81, 263)
+    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_wilson_holds_its_value_inside_the_unit_interval(n: int, share: float):
+    found = wilson(share * n, n)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_wilson_covers():
+    rng = np.random.default_rng(1)
+    hits = [wilson(k, 60) for k in rng.binomial(60, 0.9, 2000)]
+    assert 0.93 <= np.mean([e.low <= 0.9 <= e.high for e in hits]) <= 0.98
+
+
+def test_bootstrap_covers_with_groups():
+    rng = np.random.default_rng(2)
+    inside = 0
+    for _ in range(200):
+        centre = rng.normal(size=40)
+        rows = np.repeat(centre, 4) + 0.2 * rng.normal(size=160)
+        found = bootstrap(rows, rng, groups=np.repeat(np.arange(40), 4), draws=300)
+        inside += found.low <= 0 <= found.high
+    assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_paired_bootstrap_is_of_the_differences_and_repeats_with_its_seed():
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=50) * 10
+    second = first + 1
+    one, two = (paired_bootstrap(first, second, np.random.default_rng(4)) for _ in range(2))
+    assert one == two
+    assert (one.value, one.low, one.high) == pytest.approx((1, 1, 1))
+    with pytest.raises(DataError, match="same units"):
+        paired_bootstrap([1.0], [1.0, 2.0], rng)
+
+
+def test_permutation_test_counts_exactly():
+    rng = np.random.default_rng(5)
+    assert permutation_test([4.0, 5, 6], [1.0, 2, 3], rng) == pytest.approx(1 / 20)
+    assert permutation_test([6.0, 7, 8, 9, 10], [1.0, 2, 3, 4, 5], rng) == pytest.approx(1 / 252)
+    assert permutation_test([6.0, 7, 8, 9, 10], [1.0, 2, 3, 4, 5], rng, alternative="two-sided") == pytest.approx(
+        2 / 252
+    )
+    assert permutation_test([1.0, 1, 1], [1.0, 1, 1], rng) == 1
+
+
+def test_permutation_test_is_uniform_under_the_null_and_sampled_agrees_with_exact():
+    rng = np.random.default_rng(6)
+    values = [permutation_test(rng.normal(size=4).tolist(), rng.normal(size=4).tolist(), rng) for _ in range(400)]
+    assert np.mean(np.array(values) <= 0.05) < 0.09
+    treated, control = rng.normal(0.5, 1, 6).tolist(), rng.normal(0, 1, 6).tolist()
+    exact = permutation_test(treated, control, rng)
+    assert permutation_test(treated, control, rng, draws=900) == pytest.approx(exact, abs=0.05)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_nothing_and_nan_are_no_numbers(values: list[float]):
+    with pytest.raises(DataError):
+        mean_interval(values)

@@ -1,0 +1,68 @@
+"""A plain function as overseer: its bias for a place stays one for a place, and what it cannot judge is no number."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from backflip.errors import DataError
+from backflip.overseers.function import FunctionOverseer
+from backflip.protocols import Overseer
+from backflip.store import Store
+
+
+def longer(prompt: str, a: str, b: str) -> float | None:
+    return None if len(a) == len(b) else float(len(a) > len(b))
+
+
+def test_answers_and_swapping_flips(store: Store, query: Any):
+    judge = FunctionOverseer(store, longer)
+    assert isinstance(judge, Overseer)
+    judge.ask([query("aa", "a"), query("a", "aa"), query("a", "b")])
+    found, cursor = judge.answers(0)
+    assert [j.answer for j in found] == [(1.0, 0.0), (0.0, 1.0), None]
+    assert found[2].note and all(j.judge == "longer" and (j.seconds or 0) > 0 for j in found)
+    assert judge.answers(cursor)[0] == []
+
+
+def test_the_shown_order_is_undone(store: Store, query: Any):
+    first_place = FunctionOverseer(store, lambda prompt, a, b: 0.9, name="first")
+    asked = [query("aa", "a"), replace(query("bb", "b"), order=(1, 0))]
+    first_place.ask(asked)
+    found = [j.answer for j in first_place.answers(0)[0]]
+    assert found[0] == pytest.approx((0.9, 0.1)) and found[1] == pytest.approx((0.1, 0.9))
+    seen: list[tuple[str, str, str]] = []
+    FunctionOverseer(store, lambda *args: seen.append(args) or 1.0, name="see").ask(
+        [replace(query("cc", "c"), order=(1, 0))]
+    )
+    assert seen == [("the film", "c", "cc")]
+
+
+def test_asked_again_it_is_not_called_again(store: Store, query: Any):
+    calls: list[str] = []
+    judge = FunctionOverseer(store, lambda p, a, b: calls.append(a) or 1.0, name="count")
+    judge.ask([query("a", "b")])
+    judge.ask([query("a", "b"), query("c", "d")])
+    assert calls == ["a", "c"]
+
+
+@pytest.mark.parametrize("said", [1.5, float("nan"), "first", -0.1])
+def test_nonsense_is_refused(store: Store, query: Any, said: Any):
+    with pytest.raises(DataError, match="probability"):
+        FunctionOverseer(store, lambda p, a, b: said, name="odd").ask([query("a", "b")])
+    assert store.judgements()[0] == []
+
+
+def test_an_exception_names_the_query_and_keeps_earlier_answers(store: Store, query: Any):
+    def brittle(prompt: str, a: str, b: str) -> float:
+        return 1 / (len(a) - 3)
+
+    asked = [query("a", "b"), query("aaa", "b")]
+    with pytest.raises(DataError, match=asked[1].id):
+        FunctionOverseer(store, lambda p, a, b: abs(brittle(p, a, b)), name="brittle").ask(asked)
+    assert [j.query_id for j in store.judgements()[0]] == [asked[0].id]
+
+
+def test_an_order_that_is_none_is_refused(store: Store, query: Any):
+    with pytest.raises(DataError, match="order"):
+        FunctionOverseer(store, longer).ask([replace(query("aa", "a"), order=(1, 1))])
