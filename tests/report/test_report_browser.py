@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, expect, sync_playwright
 
 from backflip.report import write_report
 from backflip.run import Run
@@ -71,6 +71,8 @@ def visit(browser: Browser) -> Iterator[Open]:
         context.set_default_timeout(60_000)  # a guard against hanging on a busy machine, not a measurement
         watched = Watched(context.new_page())
         watched.page.goto(path.as_uri())
+        if scripts:  # figures are drawn when the browser first lays the page out, which may come after its load event
+            watched.page.wait_for_function("!document.querySelector('figure:not(:has(svg))')")
         return watched
 
     yield visit_file
@@ -268,7 +270,8 @@ def test_the_numbers_of_a_figure_stand_in_its_table(visit: Open, report: Path) -
     figure = page.locator("figure[data-figure='calibration']")
     figure.locator("summary").click()
     rows = figure.locator("tbody tr")
-    assert rows.count() == len(series["x"]) == 7
+    expect(rows).to_have_count(len(series["x"]), timeout=60_000)  # the table is made when the toggle event arrives
+    assert rows.count() == 7
     assert f"{100 * series['x'][3]:.0f}" in rows.nth(3).inner_text() and "71 pairs" in rows.nth(3).inner_text()
 
 
