@@ -155,7 +155,9 @@ def test_stored_truth_computes_once(judge: GoldJudge, tmp_path: Path):
     stored = StoredTruth(truth, store, "gold")
     assert stored(item("charming")).tolist() == stored(item("charming")).tolist() == judge(item("charming")).tolist()
     assert calls == ["charming"]
-    assert StoredTruth(truth, store, "other")(item("charming")) is not None and len(calls) == 2
+    stored.keep([item("charming"), item("dull"), item("dull")])
+    assert calls == ["charming", "dull"] and len(store.truth([item("dull").id], "gold")) == 1
+    assert StoredTruth(truth, store, "other")(item("charming")) is not None and len(calls) == 3
     with pytest.raises(PermissionError):
         StoredTruth(GuardedTruth(judge), store, "guarded")(item("charming"))
     store.close()

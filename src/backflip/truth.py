@@ -215,11 +215,19 @@ class StoredTruth:
     def __init__(self, truth: Callable[[Item], NDArray[np.float64]], store: Store, name: str) -> None:
         """Keep the values of `truth` in `store` under `name`, which must change when the truth does."""
         self._truth, self._store, self._name = truth, store, name
+        self._near: dict[str, list[float]] = {}
 
     def __call__(self, item: Item) -> NDArray[np.float64]:
         """Return the stored value, computing and storing it the first time."""
-        known = self._store.truth([item.id], self._name)
-        if item.id not in known:
-            known = {item.id: [float(value) for value in self._truth(item)]}
-            self._store.add_truth(self._name, known)
-        return np.array(known[item.id], dtype=np.float64)
+        if item.id not in self._near:
+            self.keep([item])
+        return np.array(self._near[item.id], dtype=np.float64)
+
+    def keep(self, items: Sequence[Item]) -> None:
+        """Compute and store what the store lacks of `items`, all at once; these values, and no others, stay in memory."""
+        named = {item.id: item for item in items}
+        self._near = self._store.truth(named, self._name)
+        new = {key: [float(x) for x in self._truth(item)] for key, item in named.items() if key not in self._near}
+        if new:
+            self._store.add_truth(self._name, new)
+            self._near |= new

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,13 @@ from backflip.data import Item
 from backflip.errors import ConfigError
 from backflip.experiments import reviews as job
 from backflip.experiments.reviews import ReviewsConfig
+from backflip.experiments.reviews_measures import against_gold
 from backflip.loops import ppo as loop
 from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.policies.lm import LMConfig, load_policy
 from backflip.progress import Progress
+from backflip.rewards.comparisons import Comparison
 from backflip.run import Run, RunRecord, read_run
 from backflip.store import Store
 from backflip.worlds import reviews
@@ -112,6 +116,41 @@ def test_costs_and_curves(record: RunRecord) -> None:
     found = record.results["reward_model"]
     assert set(found["baselines"]) == {"length", "majority", "bag_of_words"}
     assert sum(bin["n"] for bin in found["bins"]) == OPENINGS
+
+
+def test_the_gold_of_what_was_asked_is_in_the_store(record: RunRecord) -> None:
+    with Store.open(record.path / "store.sqlite", "read") as store:
+        queries = store.queries_by_id([judgement.query_id for judgement in store.judgements()[0]])
+        items = [item for query in queries.values() for item in query.items]
+        name = "gold-" + hashlib.sha256((reviews.assets() / "gold.safetensors").read_bytes()).hexdigest()[:12]
+        kept = store.truth([item.id for item in items], name)
+    gold = job.load_gold(reviews.assets() / "gold.safetensors")
+    assert len(items) == 32
+    assert [kept[item.id][0] for item in items] == job.gold_scores(gold, items).tolist()
+
+
+def test_the_reward_model_and_the_bag_of_words_are_held_against_the_gold(record: RunRecord) -> None:
+    estimates = record.summary["estimates"]
+    learned, words, lead = (
+        estimates[name]["value"]
+        for name in ("reward_model_agreement_with_gold", "bag_of_words_agreement_with_gold", "reward_model_lead")
+    )
+    assert lead == pytest.approx(learned - words) and 0 <= learned <= 1 and 0 <= words <= 1
+    assert estimates["reward_model_lead"]["n"] == OPENINGS
+
+
+def test_a_reward_model_that_follows_the_gold_is_always_right_and_its_opposite_never() -> None:
+    rng = np.random.default_rng(0)
+    items = [[Item(f"opening {k}", f" answer {k} {j}", {}) for j in range(5)] for k in range(6)]
+    gold_KN = rng.normal(size=(6, 5))
+    gold_KN[0, 0] = gold_KN[0, 1]  # the judge calls this a tie: it is no pair
+    taught: Any = SimpleNamespace(pairs=[Comparison(items[0][0], items[0][1], share=1.0)])
+    for sign, rate in ((1.0, 1.0), (-1.0, 0.0)):
+        found: Any = SimpleNamespace(base_items=items, base_gold_KN=gold_KN, base_proxy_KN=sign * gold_KN)
+        said = against_gold(found, taught)
+        assert said["reward_model_agreement_with_gold"].value == rate
+        # a bag of words that knows none of the words scores all alike, which is half right
+        assert said["reward_model_lead"].value == rate - said["bag_of_words_agreement_with_gold"].value
 
 
 def test_what_is_printed_is_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

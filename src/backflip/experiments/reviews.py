@@ -32,11 +32,12 @@ from backflip.experiments.reviews_measures import (
 )
 from backflip.loops.ppo import Parts, PPOLoopConfig, pair_up, stream, train
 from backflip.measures.diversity import distinct_ratio, length_tokens
-from backflip.measures.gold import gold_scores, load_gold
+from backflip.measures.gold import gold_scores, load_gold, stored_gold
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.win_rate import wins
 from backflip.optimise.kl import FixedKL, KLControl
 from backflip.optimise.ppo import PPOConfig
+from backflip.optimise.scores import ScoreRules
 from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import Plan
@@ -71,7 +72,9 @@ class ReviewsConfig(PPOLoopConfig):
     """How often a stochastic teacher agrees with the gold judge's own choice."""
     best_of: int = 16
     """n of best-of-n."""
-    fit: FitConfig = field(default_factory=lambda: FitConfig(lr=3e-4, head_lr=3e-4))
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(lr=3e-4, head_lr=3e-4, batch=16, bootstrap=False, held_out=0.05)
+    )
     """The fit of each reward model."""
     updates: int = 36
     """PPO updates, over all rounds."""
@@ -81,8 +84,11 @@ class ReviewsConfig(PPOLoopConfig):
     """Adam's learning rate."""
     ppo: PPOConfig = field(default_factory=lambda: PPOConfig(epochs=2))
     """The update."""
-    kl: KLControl = field(default_factory=lambda: FixedKL(0.065))
+    kl: KLControl = field(default_factory=lambda: FixedKL(0.055))
     """The leash to the base."""
+    scores: ScoreRules = field(default_factory=lambda: ScoreRules(missing_end="subtract", missing_end_value=0.5))
+    """What happens to scores before the KL penalty. A score of -1 for every answer that was cut made answers a fifth
+    shorter; none at all a fifth longer (lab/LOG.md)."""
 
 
 def plan(config: ReviewsConfig) -> Plan:
@@ -163,4 +169,5 @@ def overseer_of(config: ReviewsConfig, gold: Gold, world: TextWorld, base: LMPol
     beta = beta_for_agreement(gold, questions, config.agreement)
     # gold is a log-odds that may be negative: its size stands for the mean return of which skip and equal take a tenth
     size = float(np.abs(gold_scores(gold, [item for query in questions for item in query.items])).mean())
-    return SyntheticTeacher(run.store, gold, teacher(config.teacher, beta=beta, mean_return=size, seed=config.seed))
+    kept = stored_gold(reviews.assets() / "gold.safetensors", run.store)
+    return SyntheticTeacher(run.store, kept, teacher(config.teacher, beta=beta, mean_return=size, seed=config.seed))

@@ -1,6 +1,6 @@
 """What the main job measures on held-out openings, and how it writes it down: `experiments/reviews` uses it at the end.
 
-Shapes: K openings, N answers an opening, M members of the ensemble, B rows, T decisions.
+Shapes: K openings, N answers an opening, P pairs of an opening, M members of the ensemble, B rows, T decisions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import visible
 from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer
-from backflip.rewards.baselines import baseline_deltas
+from backflip.rewards.baselines import baseline_deltas, fit_bag_of_words
 from backflip.rewards.comparisons import Comparison, comparisons
 from backflip.worlds import reviews
 from backflip.worlds.text import TextWorld, answer, pad_left
@@ -182,6 +182,7 @@ def write_reward_model(
     gold_K = wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1])
     top: Estimate | None = None
     if isinstance(overseer, SyntheticTeacher):
+        overseer.read_ahead(questions)
         held, _ = comparisons(questions, [overseer.judge(query) for query in questions])
         kept = [k for k, query in enumerate(questions) if overseer.chance(query) is not None]
         chance_K = np.array([overseer.chance(questions[k]) for k in kept], dtype=np.float64)
@@ -196,15 +197,17 @@ def write_reward_model(
     calibrated = calibration((1 / (1 + np.exp(-raw_MK[:, kept]))).mean(0), share_K, stream(config.seed, "calibration"))
     baselines = {name: accuracy(delta, share_K) for name, delta in baseline_deltas(trained.pairs, held).items()}
     human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
+    against = against_gold(found, trained)
     run.estimate("reward_model_accuracy", right)
-    run.estimate("reward_model_agreement_with_gold", accuracy(delta_K, gold_K))
     run.estimate("bag_of_words_accuracy", baselines["bag_of_words"])
+    for name, estimate in against.items():
+        run.estimate(name, estimate)
     run.estimate("gold_judge_accuracy", human)
     run.result(
         "reward_model",
         {
             "accuracy": right,
-            "agreement_with_gold": accuracy(delta_K, gold_K),
+            "against_gold": against,
             "ceiling": top,
             "ece": calibrated.error,
             "ece_of_chance": calibrated.chance,
@@ -217,7 +220,39 @@ def write_reward_model(
         "reward model on held-out pairs": right,
         **({"its ceiling: the teacher's own noise": top} if top else {}),
         "bag of words fitted to the same comparisons": baselines["bag_of_words"],
+        "reward model, on the gold judge's own choice": against["reward_model_agreement_with_gold"],
+        "bag of words, on the gold judge's own choice": against["bag_of_words_agreement_with_gold"],
+        "by how much the reward model is right more often": against["reward_model_lead"],
         "gold judge on held-out human labels": human,
+    }
+
+
+def against_gold(found: Answers, trained: Trained) -> dict[str, Estimate]:
+    """Return how often reward model and bag of words order two answers of the base as the gold judge does.
+
+    Pairs are disjoint, over all answers of the base to an opening, and free of the teacher's noise; intervals are clustered
+    by opening. `reward_model_lead` is the difference on the same pairs.
+    """
+    bag = fit_bag_of_words(trained.pairs)
+    bag_KN = np.stack([bag.score(items) for items in found.base_items])
+    even = bag_KN.shape[1] // 2 * 2
+
+    def delta(score_KN: NDArray[np.float64]) -> NDArray[np.float64]:
+        return score_KN[:, 0:even:2] - score_KN[:, 1:even:2]
+
+    gold_KP = delta(found.base_gold_KN)
+    opening_KP = np.broadcast_to(np.arange(len(gold_KP))[:, None], gold_KP.shape)
+    decisive_KP = gold_KP != 0
+
+    def right(score_KN: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (1 + np.sign(delta(score_KN)) * np.sign(gold_KP))[decisive_KP] / 2
+
+    learned_P, words_P = right(found.base_proxy_KN), right(bag_KN)
+    groups = opening_KP[decisive_KP]
+    return {
+        "reward_model_agreement_with_gold": mean_interval(learned_P, groups),
+        "bag_of_words_agreement_with_gold": mean_interval(words_P, groups),
+        "reward_model_lead": mean_interval(learned_P - words_P, groups),
     }
 
 

@@ -9,6 +9,7 @@ Shapes: N texts, W weakly labelled texts, F features.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from scipy.special import expit
 from backflip.data import Estimate, Item, digest
 from backflip.errors import ConfigError, DataError
 from backflip.measures.stats import wilson
-from backflip.truth import END, START, GoldJudge, GuardedTruth, damping, grams_of, words_of
+from backflip.store import Store
+from backflip.truth import END, START, GoldJudge, GuardedTruth, StoredTruth, damping, grams_of, words_of
 
 
 @dataclass(frozen=True)
@@ -231,3 +233,13 @@ def load_gold(path: Path) -> GuardedTruth:
         DataError: the file is missing, truncated or something else.
     """
     return GuardedTruth(GoldJudge.load(path))
+
+
+def stored_gold(path: Path, store: Store) -> StoredTruth:
+    """Read a gold judge, guarded, whose values are kept in the store under the hash of its file: what was asked can be traced.
+
+    Raises:
+        DataError: see `load_gold`.
+    """
+    gold = load_gold(path)
+    return StoredTruth(gold, store, f"gold-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}")

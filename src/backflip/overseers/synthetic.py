@@ -22,6 +22,7 @@ from backflip.data import Item, Judgement, Query, digest
 from backflip.errors import ConfigError, DataError
 from backflip.overseers.shown import require_pair
 from backflip.store import Store
+from backflip.truth import StoredTruth
 
 Truth = Callable[[Item], ArrayLike]
 """`backflip.truth.Truth`, or a function that returns one number."""
@@ -101,6 +102,7 @@ class SyntheticTeacher:
         """
         for query in queries:
             require_pair(query, "a synthetic teacher")
+        self.read_ahead(queries)
         self._store.add_queries(queries)
         states = self._store.states(query.id for query in queries)
         self._store.add_judgements([self.judge(query) for query in queries if states[query.id] != "answered"])
@@ -108,6 +110,11 @@ class SyntheticTeacher:
     def answers(self, since: int, wait: float = 0.0) -> tuple[list[Judgement], int]:
         """Return judgements after cursor `since` and the new cursor; there is never anything to wait for."""
         return self._store.judgements(since)
+
+    def read_ahead(self, queries: Sequence[Query]) -> None:
+        """Read the truth of all their items at once, where it is kept in the store."""
+        if isinstance(self._truth, StoredTruth):
+            self._truth.keep([item for query in queries for item in query.items])
 
     def judge(self, query: Query) -> Judgement:
         """Answer one query by B-Pref's rules, in their order: skip, tie, draw, mistake."""

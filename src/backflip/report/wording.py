@@ -123,6 +123,8 @@ METRICS = {
     "ppo_proxy": Wording("PPO: proxy reward"),
     "win_rate_by_overseer": Wording("PPO: win rate against base, by the overseer", "share"),
     "reward_model_agreement_with_gold": Wording("Reward model: agreement with the gold judge", "share"),
+    "bag_of_words_agreement_with_gold": Wording("Bag of words: agreement with the gold judge", "share"),
+    "reward_model_lead": Wording("Reward model less bag of words: agreement with the gold judge", "share"),
     "bag_of_words_accuracy": Wording("Bag of words: agreement on held-out pairs", "share"),
     "gold_accuracy_on_human_labels": Wording("Gold judge: accuracy on held-out human labels", "share"),
     "distinct2_ratio": Wording("Distinct bigrams, relative to base", "share", "Falls when answers grow alike."),

@@ -99,7 +99,7 @@ def fit_ensemble(
     rngs: Sequence[np.random.Generator],
     each_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Iterator[tuple[SequenceRewardModel, dict[str, float]]]:
-    """Fit one member for each generator in `rngs`, on a bootstrap of `pairs`, and yield it with its statistics.
+    """Fit one member for each generator in `rngs`, on `pairs` or a bootstrap of them, and yield it with its statistics.
 
     `start` makes a fresh model, its head drawn from the member's generator. One member depends on its own generator
     alone, so a run that saved the first k continues with `rngs[k:]`. Comparisons held out are the same for none: each
@@ -109,4 +109,5 @@ def fit_ensemble(
         model = start(rng)
         inside, held = split(pairs, config.held_out, rng)
         report = None if each_epoch is None else (lambda stats, number=number: each_epoch(number, stats))
-        yield model, fit(model, world, bootstrap(inside, rng), config, rng, held, report)
+        taught = bootstrap(inside, rng) if config.bootstrap else inside
+        yield model, fit(model, world, taught, config, rng, held, report)

@@ -66,6 +66,9 @@ class FitConfig:
     """Precision of matrix products while fitting; weights and sums stay float32."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
+    bootstrap: bool = True
+    """Whether a member of an ensemble gets a bootstrap of the comparisons (Christiano et al. 2017, sec. 2.2.3), or all of them
+    and differs in their order alone (Lakshminarayanan et al. 2017, sec. 2.4): better means, less to learn from disagreement."""
     held_out: float = 0.1
     """Share of the prompts whose comparisons are kept for measuring and never fitted."""
     keep: Literal["last", "best"] = "last"

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from backflip.data import PAD, Episodes
 from backflip.errors import ConfigError, DataError
+from backflip.policies.llama_forward import can_forward, forward_BLD
+from backflip.policies.products import fast_products
 
 NORMALISER_KEY = "backflip_normaliser"
 CLOSING_KEY = "backflip_closing_token"
 """In a checkpoint's config: the token that is put behind a row that does not end with it. Models from other tools have none."""
-TOKENS_A_PASS = 16_384
+TOKENS_A_PASS = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}
+"""Tokens, padding included, that go through the model at once: on a CPU what stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +157,16 @@ class SequenceRewardModel:
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
 
-    def score_B(self, episodes: Episodes, *, with_grad: bool = False, tokens_a_pass: int = TOKENS_A_PASS) -> Tensor:
+    def score_B(self, episodes: Episodes, *, with_grad: bool = False, tokens_a_pass: int | None = None) -> Tensor:
         """Return the raw score of every row, float32; the same in whatever batch and padding a row stands.
 
-        Rows go through in order of length, at most `tokens_a_pass` tokens (padding included) at once.
+        Rows go through in order of length, at most `tokens_a_pass` tokens (padding included) at once; None: as suits the device.
 
         Raises:
             DataError: a row holds no token, or a token that the model does not know.
         """
         token_BL, length_B = self._tokens(episodes)
+        tokens_a_pass = tokens_a_pass or TOKENS_A_PASS[token_BL.device.type]
         order = torch.argsort(length_B, stable=True)
         scores: list[Tensor] = []
         start = 0
@@ -182,13 +186,8 @@ class SequenceRewardModel:
         found_BD = torch.zeros(len(length_B), self._head.in_features)
         order = torch.argsort(length_B, stable=True)
         with torch.no_grad():
-            for rows in torch.split(order, max(1, TOKENS_A_PASS // max(1, token_BL.shape[1]))):
-                width = int(length_B[rows].max())
-                real_BL = torch.arange(width, device=token_BL.device) < length_B[rows, None]
-                out = self.module.base_model(
-                    input_ids=token_BL[rows, :width], attention_mask=real_BL.long(), use_cache=False
-                )
-                last_BD = out.last_hidden_state[torch.arange(len(rows)), length_B[rows] - 1]
+            for rows in torch.split(order, max(1, TOKENS_A_PASS[token_BL.device.type] // max(1, token_BL.shape[1]))):
+                last_BD = self._last_hidden_BD(token_BL[rows], length_B[rows])
                 found_BD[rows] = last_BD.float().cpu()
         return found_BD
 
@@ -255,10 +254,30 @@ class SequenceRewardModel:
         return packed_BL[:, :width].masked_fill(packed_BL[:, :width] == PAD, self.config.pad_token_id), length_B
 
     def _pass(self, token_BL: Tensor, length_B: Tensor) -> Tensor:
-        width = int(length_B.max())
-        real_BL = torch.arange(width, device=token_BL.device) < length_B[:, None]
-        out = self.module(input_ids=token_BL[:, :width], attention_mask=real_BL.long(), use_cache=False)
+        ids_BL, real_BL = _cut(token_BL, length_B)
+        with fast_products():
+            if can_forward(self.module.base_model, ids_BL):
+                return self._head(self._last_hidden_BD(token_BL, length_B))[:, 0].float()
+            out = self.module(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False)
         return out.logits[:, 0].float()
+
+    def _last_hidden_BD(self, token_BL: Tensor, length_B: Tensor) -> Tensor:
+        """Return what the model makes of every row's last token; filling stands behind it and is never read."""
+        decoder = self.module.base_model
+        ids_BL, real_BL = _cut(token_BL, length_B)
+        with fast_products():
+            if can_forward(decoder, ids_BL):
+                hidden_BLD = forward_BLD(decoder, ids_BL)
+            else:
+                out = decoder(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False)
+                hidden_BLD = out.last_hidden_state
+        return hidden_BLD[torch.arange(len(length_B)), length_B - 1]
+
+
+def _cut(token_BL: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the columns that hold tokens of any row, and which of their places are real."""
+    width = int(length_B.max())
+    return token_BL[:, :width], torch.arange(width, device=token_BL.device) < length_B[:, None]
 
 
 def on_last_decision(score_B: Tensor, episodes: Episodes) -> Tensor:
