@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("data",),
     ("protocols",),
-    ("masked", "checkpoint", "store", "run*", "progress", "trackers", "truth"),
+    ("masked", "checkpoint", "store", "run*", "progress", "trackers", "truth", "memory"),
     ("worlds", "policies", "rewards", "overseers", "assistants", "optimise", "measures", "invariants"),
     ("loops", "testing", "doctor", "plan"),
     ("experiments",),

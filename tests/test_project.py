@@ -62,6 +62,12 @@ def test_every_experiment_is_found_under_its_own_name(name: str) -> None:
     assert find(name).name == name
 
 
+@pytest.mark.parametrize("name", listing())
+def test_every_experiment_stands_in_the_documents(name: str) -> None:
+    said = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    assert re.search(rf"backflip run {name}\b", said)
+
+
 LIGHT = (
     "backflip",
     "backflip.cli",

@@ -118,6 +118,15 @@ def test_costs_and_curves(record: RunRecord) -> None:
     assert sum(bin["n"] for bin in found["bins"]) == OPENINGS
 
 
+def test_every_number_is_explained_in_the_documents(record: RunRecord) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    said = "".join((docs / f"{name}.md").read_text(encoding="utf-8") for name in ("reviews", "ppo", "reward_models"))
+    logged = {name for row in record.metrics for name in row} - {"step", "phase", "seconds"}
+    names = logged | set(record.summary["estimates"])
+    assert len(names) > 50
+    assert [name for name in sorted(names) if f"`{name}`" not in said] == []
+
+
 def test_the_gold_of_what_was_asked_is_in_the_store(record: RunRecord) -> None:
     with Store.open(record.path / "store.sqlite", "read") as store:
         queries = store.queries_by_id([judgement.query_id for judgement in store.judgements()[0]])

@@ -82,9 +82,9 @@ class ReviewsConfig(PPOLoopConfig):
     """Answers sampled for each update."""
     lr: float = 1.2e-4
     """Adam's learning rate."""
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(epochs=2))
-    """The update."""
-    kl: KLControl = field(default_factory=lambda: FixedKL(0.055))
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(epochs=2, entropy_coef=0.02))
+    """The update. The entropy bonus slows the fall of diversity (docs/ppo.md, rule 25)."""
+    kl: KLControl = field(default_factory=lambda: FixedKL(0.045))
     """The leash to the base."""
     scores: ScoreRules = field(default_factory=lambda: ScoreRules(missing_end="subtract", missing_end_value=0.5))
     """What happens to scores before the KL penalty. A score of -1 for every answer that was cut made answers a fifth

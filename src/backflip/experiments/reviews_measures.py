@@ -27,6 +27,7 @@ from backflip.measures.gold import gold_scores
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval
 from backflip.measures.win_rate import wins
+from backflip.memory import give_back
 from backflip.optimise.best_of_n import choose
 from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import visible
@@ -79,6 +80,7 @@ def answers_of(
 ) -> Answers:
     """Sample and score everything that the measures need."""
     n = config.best_of
+    give_back()
     base_rows = held_out_answers(world, base, n + OPPONENTS, stream(config.seed, "base"))
     rows = held_out_answers(world, policy, 1, stream(config.seed, "held out"))
     base_items, items = world.show(base_rows), world.show(rows)
@@ -87,6 +89,7 @@ def answers_of(
     proxy_B = torch.stack(
         [(raw_B - m.normaliser.mean) / m.normaliser.std for raw_B, m in zip(raw_MB, reward.models, strict=True)]
     ).mean(0)
+    give_back()
     candidates = np.arange(len(base_rows)).reshape(shape)[:, :n].ravel()
     proxy_BT = torch.zeros(base_rows.mask_BT.shape)
     proxy_BT[:, 0] = proxy_B

@@ -20,6 +20,7 @@ import torch
 
 from backflip.data import Episodes, Item, Judgement, Query
 from backflip.errors import ConfigError, DataError
+from backflip.memory import give_back
 from backflip.optimise import ppo
 from backflip.optimise.kl import FixedKL, KLControl, k1_nats_B, shape_reward
 from backflip.optimise.ppo import PPOConfig
@@ -251,6 +252,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
                 bar.advance(1, proxy=stats["proxy_mean"], kl_nats=stats["kl_nats_per_sequence"])
                 stop = stopped(stats, config.stop, run.seconds)
                 if parts.check and (stop or at.update % config.check_every == 0 or at.update == last):
+                    give_back()
                     run.log(at.update, "check", **parts.check(policy, rewards))
                 if stop:
                     run.note(f"stopped improving at update {at.update}: {stop}")
@@ -326,7 +328,10 @@ def fit_reward(
     with run.progress.phase(
         f"fit {config.members} reward models on {len(pairs)} comparisons", config.members * config.fit.epochs
     ) as bar:
-        fitted = list(fit_ensemble(parts.start_reward, parts.world, pairs, config.fit, rngs, report))
+        fitted: list[tuple[SequenceRewardModel, dict[str, float]]] = []
+        for member in fit_ensemble(parts.start_reward, parts.world, pairs, config.fit, rngs, report):
+            fitted.append(member)
+            give_back()
     return RewardEnsemble([model for model, _ in fitted]), [stats for _, stats in fitted]
 
 
