@@ -111,7 +111,7 @@ def test_costs_and_curves(record: RunRecord) -> None:
     assert cost["comparisons"] == 16 and cost["unanswered"] == 0 and cost["disk_bytes"] > 0
     assert cost["episodes"] == 2 * 16 + 2 * 8
     phases = [row["phase"] for row in record.metrics]
-    assert [phases.count(name) for name in ("ask", "reward", "ppo", "check")] == [1, 2 * SMALL.fit.epochs, 2, 1]
+    assert [phases.count(name) for name in ("ask", "reward", "ppo", "check")] == [1, 2 * SMALL.fit.epochs, 2, 2]
     assert [point["n"] for point in record.results["best_of_n"]] == [1, 2]
     found = record.results["reward_model"]
     assert set(found["baselines"]) == {"length", "majority", "bag_of_words"}

@@ -246,7 +246,7 @@ def test_stop_rules_end_a_round_and_the_end_is_looked_at(tmp_path: Path, stop: S
     with new_run(tmp_path / "run", config) as run:
         train(parts_of(run, check=lambda policy, reward: {"looked": 1.0}), config, run)
         assert [row["step"] for row in lines(run, "ppo")] == [1, 3]  # the first update of each round
-        assert [row["step"] for row in lines(run, "check")] == [1, 3]
+        assert [row["step"] for row in lines(run, "check")] == [0, 1, 3]
         assert said in (run.path / "notes.jsonl").read_text()
 
 

@@ -243,6 +243,8 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
         last = sum(share(config.updates, config.rounds, k) for k in range(number + 1))
         with run.progress.phase(f"improve the policy, round {number + 1} of {config.rounds}", total=last) as bar:
             bar.advance(at.update)
+            if parts.check and at.update == 0:  # where every curve begins: the policy that was started from
+                run.log(0, "check", **parts.check(policy, rewards))
             while at.update < last:
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * (1 - at.update / config.updates if config.decay else 1.0)
