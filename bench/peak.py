@@ -77,7 +77,8 @@ def measure(policy: LMPolicy, precision: str, args: argparse.Namespace) -> dict[
             ratio_tolerance=1e-3,
         )  # fmt: skip
         update = partial(ppo.update, policy, optimizer, episodes, reward_BT, config)
-        with FlopCounterMode(display=False) as counter:
+        # The counter knows PyTorch's own products, not those that go through oneDNN: count without these, time with them.
+        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
             stats = update()
         seconds = min(common.seconds_of(update, args.device, repeats=args.repeats, warmup=1))
         useful = float((episodes.obs != PAD).sum() + episodes.mask_BT.sum())

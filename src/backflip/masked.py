@@ -46,6 +46,8 @@ def masked_whiten(x_BT: Tensor, mask_BT: Tensor, *, keep_mean: bool = False) -> 
     """
     mean = masked_mean(x_BT, mask_BT)
     variance = masked_mean((x_BT - mean) ** 2, mask_BT)
+    if variance <= (1e-6 * mean) ** 2:  # rounding of one constant value
+        variance = torch.full_like(variance, torch.inf)
     white_BT = (x_BT - mean) * torch.rsqrt(variance + 1e-8)
     if keep_mean:
         white_BT = white_BT + mean

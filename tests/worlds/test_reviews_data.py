@@ -80,6 +80,9 @@ def test_shipped_openings_are_those_of_the_splits(splits: Splits) -> None:
     assert reviews.read_openings("test") == splits.openings_test
     assert len(splits.openings_test) >= 500
     assert len(set(splits.openings_test)) == len(splits.openings_test)
+    assert {reviews.key(text) for text in splits.openings} & {
+        reviews.key(text) for text in splits.openings_test
+    } == set()
 
 
 def test_a_text_falls_on_the_same_side_wherever_it_stands(raw: list[Raw]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from scipy.special import expit
 
 from backflip.data import Episodes, Estimate, Item
 from backflip.loops.ppo import Trained, pair_up, stream
@@ -190,14 +191,16 @@ def write_reward_model(
         kept = [k for k, query in enumerate(questions) if overseer.chance(query) is not None]
         chance_K = np.array([overseer.chance(questions[k]) for k in kept], dtype=np.float64)
         share_K = np.array([pair.share for pair in held])
-        top = ceiling(chance_K)
+        top = ceiling(chance_K[share_K != 0.5])  # the comparisons that the accuracy counts
         run.estimate("reward_model_ceiling", top)
     else:  # nobody is asked again for this: the gold judge stands in, and says so
         held = [Comparison(*query.items, share=float(gold)) for query, gold in zip(questions, gold_K, strict=True)]
         kept, share_K = list(range(len(questions))), gold_K
         run.note("the reward model's accuracy is measured against the gold judge, not against the person who taught it")
     right = accuracy(delta_K[kept], share_K)
-    calibrated = calibration((1 / (1 + np.exp(-raw_MK[:, kept]))).mean(0), share_K, stream(config.seed, "calibration"))
+    # What the fit takes an answer's probability to be, its share of coin flips included (`bradley_terry_loss`).
+    predicted_K = (1 - config.fit.noise) * expit(raw_MK[:, kept]).mean(0) + config.fit.noise / 2
+    calibrated = calibration(predicted_K, share_K, stream(config.seed, "calibration"))
     baselines = {name: accuracy(delta, share_K) for name, delta in baseline_deltas(trained.pairs, held).items()}
     human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
     against = against_gold(found, trained)

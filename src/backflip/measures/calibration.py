@@ -22,7 +22,7 @@ class Calibration:
     """The expected calibration error, what chance alone makes of it, and the bins of a reliability plot."""
 
     error: Estimate
-    """Mean |predicted - observed| over bins, weighted by their number; the interval is a bootstrap's."""
+    """Mean |predicted - observed| over bins, weighted by their number; the interval is a basic bootstrap's (Davison & Hinkley 1997, sec. 5.2)."""
     chance: float
     """The same error of a perfectly calibrated model on as many answers: an error near it is no evidence against one."""
     bins: tuple[dict[str, float], ...]
@@ -59,8 +59,9 @@ def calibration(
         rows = np.concatenate([rows_of[i] for i in rng.integers(0, len(rows_of), len(rows_of))])
         drawn.append(_error(sure_N[rows], came_N[rows], bin_N[rows], bins))
     perfect = [_error(sure_N, (rng.random(len(sure_N)) < sure_N).astype(float), bin_N, bins) for _ in range(DRAWS)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
     value = _error(sure_N, came_N, bin_N, bins)
+    # A resample adds its own noise to every bin, so the quantiles lie above the value; they are mirrored at it.
+    high, low = (max(0.0, 2 * value - float(q)) for q in np.quantile(drawn, [0.025, 0.975]))
     rows = [
         {
             "predicted": float(sure_N[bin_N == b].mean()),
@@ -70,7 +71,9 @@ def calibration(
         for b in range(bins)
         if (bin_N == b).any()
     ]
-    return Calibration(Estimate(value, float(low), float(high), len(rows_of)), float(np.mean(perfect)), tuple(rows))
+    return Calibration(
+        Estimate(value, min(low, value), max(high, value), len(rows_of)), float(np.mean(perfect)), tuple(rows)
+    )
 
 
 def _error(sure_N: NDArray[np.float64], came_N: NDArray[np.float64], bin_N: NDArray[np.int64], bins: int) -> float:

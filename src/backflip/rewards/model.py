@@ -254,12 +254,11 @@ class SequenceRewardModel:
         return packed_BL[:, :width].masked_fill(packed_BL[:, :width] == PAD, self.config.pad_token_id), length_B
 
     def _pass(self, token_BL: Tensor, length_B: Tensor) -> Tensor:
+        if isinstance(getattr(self.module, "score", None), nn.Linear):
+            # Read at the last token here: transformers looks for the last that is no padding, which a pad equal to eos hides.
+            return self._head(self._last_hidden_BD(token_BL, length_B))[:, 0].float()
         ids_BL, real_BL = _cut(token_BL, length_B)
-        with fast_products():
-            if can_forward(self.module.base_model, ids_BL):
-                return self._head(self._last_hidden_BD(token_BL, length_B))[:, 0].float()
-            out = self.module(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False)
-        return out.logits[:, 0].float()
+        return self.module(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False).logits[:, 0].float()
 
     def _last_hidden_BD(self, token_BL: Tensor, length_B: Tensor) -> Tensor:
         """Return what the model makes of every row's last token; filling stands behind it and is never read."""

@@ -113,6 +113,8 @@ def split(raw: Iterable[Raw]) -> Splits:
             gold_reviews += [(s, review.label) for s in sentences]
     rating = {key(text): label for text, label in reversed(base_reviews)}  # of equal sentences, the first one's
     plots = [(clean(r.text), None) for r in raw if r.source == "plot"]
+    openings = _openings(by_split["openings"])
+    known = {key(opening) for opening in openings}  # sentences of two parts may begin alike
     return Splits(
         base_snippets=by_split["base"],
         base_reviews=[(text, rating[key(text)]) for text, _ in _unique(row for row in base_reviews if _usable(row[0]))],
@@ -120,8 +122,8 @@ def split(raw: Iterable[Raw]) -> Splits:
         gold=[(text, label) for text, label in by_split["gold"] if label is not None],
         gold_reviews=gold_reviews,
         gold_test=[(text, label) for text, label in by_split["gold_test"] if label is not None],
-        openings=_openings(by_split["openings"]),
-        openings_test=_openings(by_split["openings_test"]),
+        openings=openings,
+        openings_test=[opening for opening in _openings(by_split["openings_test"]) if key(opening) not in known],
     )
 
 
