@@ -138,9 +138,10 @@ def measure(
     judgements = compare(items, base_items, overseer, config, run)
     held = [fit for fit in trained.fits if "held_out_accuracy" in fit]
     if held:
-        # Members set different comparisons aside, which may overlap: the mean of their accuracies, the n of one.
+        # Members set different comparisons aside, which may overlap: the mean of their accuracies, the n of one. Comparisons of one
+        # prompt are not independent: no more than its prompts count.
         right = sum(fit["held_out_accuracy"] for fit in held) / len(held)
-        number = int(held[0]["held_out_n"])
+        number = int(min(held[0]["held_out_n"], held[0]["held_out_prompts"]))
         run.estimate("reward_model_accuracy", wilson(right * number, number))
     kl = kl_nats_per_sequence(policy, base, ours)
     run.estimate("ppo_kl_nats_per_sequence", kl)

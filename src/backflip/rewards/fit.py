@@ -151,7 +151,8 @@ def fit(
 
     `held` comparisons are only measured; None sets `config.held_out` of the prompts aside. The statistics of
     an epoch go to `each_epoch`: `epoch`, `loss` (nats, while fitting), `accuracy`, `grad_norm`, `lr`, and where any
-    are held out `held_out_loss`, `held_out_accuracy` and `held_out_n` (decisive comparisons). Deterministic in `rng`.
+    are held out `held_out_loss`, `held_out_accuracy`, `held_out_n` (decisive comparisons) and `held_out_prompts`. Deterministic in
+    `rng`.
 
     Raises:
         DataError: there are no comparisons to fit, or the loss is no longer finite.
@@ -174,6 +175,7 @@ def fit(
         stats = {"epoch": float(epoch + 1), **trainer.epoch(rows, rng)}
         if held_rows is not None:
             stats |= measure(model, held_rows, config.noise)
+            stats["held_out_prompts"] = float(len({pair.first.prompt for pair in held}))
         history.append(stats)
         if config.keep == "best" and stats["held_out_loss"] <= min(past["held_out_loss"] for past in history):
             best = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
