@@ -172,6 +172,8 @@ def main() -> None:
                 where[how] += 1
                 kills += 1
                 print(f"kill {sum(where.values())}: {how}", file=sys.stderr)
+                if (folder / CONFIG).is_file() and read_run(folder).status == "done":
+                    break  # the kill met a process on its way out: nothing is left to resume
             else:
                 finish(folder)
             faults = differences(whole, folder)
