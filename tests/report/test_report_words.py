@@ -156,6 +156,18 @@ def test_a_reward_model_within_noise_of_the_bag_of_words_is_not_said_to_beat_it(
     assert titled(findings(gather(folder)), "not shown to beat").level == "caution"
 
 
+def test_more_pairs_without_the_overseers_errors_decide_about_the_bag_of_words(fabricate: Callable[..., Path]) -> None:
+    folder = fabricate()
+    near = {"value": 0.6, "low": 0.0, "high": 1.0, "n": 9}
+    edit(folder, "results/reward_model.json", lambda result: result["baselines"].update(bag_of_words=near, length=near))
+    edit(folder, "results/reward_model.json", lambda result: result["baselines"].update(length=near | {"value": 0.5}))
+    for low, said, level in ((0.01, "beats every null baseline", "good"), (-0.01, "not shown to beat", "caution")):
+        lead = {"value": 0.03, "low": low, "high": 0.05, "n": 600}
+        edit(folder, "summary.json", lambda summary, lead=lead: summary["estimates"].update(reward_model_lead=lead))
+        found = titled(findings(gather(folder)), said)
+        assert found.level == level and "+3.0 points" in found.text
+
+
 def test_shortened_repetitive_and_unanswered_runs_are_named(fabricate: Callable[..., Path]) -> None:
     folder = fabricate()
     edit(folder, "summary.json", lambda summary: summary["estimates"].pop("ppo_distinct2_ratio"))

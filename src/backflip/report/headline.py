@@ -193,6 +193,10 @@ def _reward_model(evidence: Evidence) -> Finding | None:
         return Finding("bad", "The reward model is not shown to be better than a coin", said)
     gap = difference(best, result.accuracy)
     said += f" The difference is {show_gap(gap, 'share')}."
+    lead = evidence.estimates.get("reward_model_lead")
+    if lead is not None and name == "bag_of_words":  # many more pairs, without the overseer's errors
+        said += f" On the gold judge's own choice over more pairs it is {show_gap(lead, 'share')}."
+        gap = lead
     if gap.low <= 0:
         return Finding("caution", "The reward model is not shown to beat the best null baseline", said)
     return Finding("good", "The reward model beats every null baseline", said)
