@@ -50,8 +50,10 @@ def problem(seed: int, added: float = 0.0) -> tuple[Problem, np.random.Generator
     return Problem(world, reference, torch.tensor(rng.normal(size=(2, len(world.completions)))) + added, 0.3), rng
 
 
-def train(given: Problem, rng: np.random.Generator, updates: int = 80, rows: int = 384) -> TabularPolicy:
-    """PPO as the library ships it: its defaults, Adam, a learning rate that falls to 0."""
+def train(
+    given: Problem, rng: np.random.Generator, updates: int = 80, rows: int = 384, config: ppo.PPOConfig | None = None
+) -> TabularPolicy:
+    """PPO as the library ships it: its defaults (or `config`), Adam, a learning rate that falls to 0."""
     policy = TabularPolicy(given.world)
     policy.load_state_dict(given.reference.state_dict())
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.1, eps=1e-5)
@@ -63,7 +65,7 @@ def train(given: Problem, rng: np.random.Generator, updates: int = 80, rows: int
         ref_logp_BT = evaluate_all(given.reference, episodes, tokens_per_microbatch=10**6).logp_BT
         episodes = replace(episodes, ref_logp_BT=ref_logp_BT)
         reward_BT = kl.shape_reward(reward(episodes), episodes, given.beta)
-        ppo.update(policy, optimizer, episodes, reward_BT, ppo.PPOConfig())
+        ppo.update(policy, optimizer, episodes, reward_BT, config or ppo.PPOConfig())
     return policy
 
 
@@ -74,6 +76,11 @@ def test_ppo_reaches_the_closed_form(added: float) -> None:
         given, rng = problem(seed, added)
         assert (given.shortfall_K(given.reference) == 1).all()
         assert float(given.shortfall_K(train(given, rng)).max()) < 0.01
+
+
+def test_without_centred_values_a_constant_in_the_score_misses_the_closed_form() -> None:
+    given, rng = problem(0, 100.0)
+    assert float(given.shortfall_K(train(given, rng, config=ppo.PPOConfig(center_values=False))).max()) > 0.1
 
 
 def test_a_wrong_sign_of_the_kl_misses_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:

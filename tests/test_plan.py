@@ -26,6 +26,7 @@ WORK = Work(
     longest_tokens=48,
     tokens_per_microbatch=4096,
     comparisons=2000,
+    measured=1000,
     reward_models=3,
     reward_epochs=2,
 )
@@ -38,10 +39,10 @@ def total(found: Plan) -> float:
 
 def test_seconds_by_hand() -> None:
     found = plan(SHAPE, WORK, SPEEDS).seconds
-    assert found["sample"] == pytest.approx(10_000 * 24 / 8000)
+    assert found["sample"] == pytest.approx((10_000 + 1000) * 24 / 8000)
     assert found["update"] == pytest.approx(8_000 * 32 * 4 / 8000)
     assert found["fit"] == pytest.approx(2 * 2000 * 32 * 2 * 3 / 8000)
-    assert found["score (reward models, reference)"] == pytest.approx(8_000 * 32 * 4 / 20_000)
+    assert found["score (reward models, reference)"] == pytest.approx((8_000 + 1000) * 32 * 4 / 20_000)
 
 
 def test_memory_by_hand() -> None:
@@ -53,7 +54,14 @@ def test_memory_by_hand() -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"sampled": 20_000}, {"updated": 16_000}, {"passes": 8}, {"comparisons": 4000}, {"reward_models": 6}],
+    [
+        {"sampled": 20_000},
+        {"updated": 16_000},
+        {"passes": 8},
+        {"comparisons": 4000},
+        {"measured": 4000},
+        {"reward_models": 6},
+    ],
     ids=lambda more: next(iter(more)),
 )
 def test_more_work_takes_longer(more: dict[str, int]) -> None:

@@ -205,7 +205,9 @@ class Episodes:
 
 
 def concat(parts: Sequence[Episodes]) -> Episodes:
-    """Stack episodes by rows; `obs` is filled on the left and time on the right with PAD / False / 0.
+    """Stack episodes by rows; a prompt is filled on the left and time on the right, with PAD / False / 0.
+
+    A prompt is `obs` of whole numbers, (B, P); any other `obs` runs along time, (B, T, ...), and is filled with 0.
 
     Group numbers are kept as they are: the caller makes them distinct. A field that any part lacks is dropped.
     """
@@ -221,12 +223,13 @@ def concat(parts: Sequence[Episodes]) -> Episodes:
         if name in ("bootstrap_B", "group_B"):
             return torch.cat(values)
         width = max(value.shape[1] for value in values)
-        fill = {"obs": PAD, "action": PAD}.get(name, 0)
+        tokens = values[0].ndim == 2 and not values[0].is_floating_point()
+        fill = PAD if name in ("obs", "action") and tokens else 0
         padded: list[Tensor] = []
         for value in values:
             shape = (value.shape[0], width, *value.shape[2:])
             block = value.new_full(shape, fill)
-            if name == "obs":
+            if name == "obs" and tokens:
                 block[:, width - value.shape[1] :] = value
             else:
                 block[:, : value.shape[1]] = value

@@ -33,6 +33,8 @@ PRODUCT_SHARE = 0.35
 """Of the speed of one large matrix product, what a small model reaches with everything around its products."""
 LAYER_SECONDS = 3e-4
 """What a layer takes to decode a token of each row, however small it is."""
+SECONDS_BY_A_PERSON = 15.0
+"""What a person takes to compare two short texts; long ones take longer."""
 HOUR, MINUTE = 3600.0, 60.0
 
 
@@ -108,7 +110,7 @@ class Work:
     """How much a run does, counted by its experiment."""
 
     sampled: int
-    """Answers sampled, for questions, updates and measures."""
+    """Answers sampled, for questions and updates."""
     updated: int
     """Answers that updates learn from."""
     passes: int
@@ -125,6 +127,8 @@ class Work:
     """Tokens of one forward and backward pass."""
     comparisons: int
     """Questions put to the overseer."""
+    measured: int
+    """Answers to held-out prompts, sampled and scored to see what the policy is worth."""
     reward_models: int
     """Members of the ensemble."""
     reward_epochs: float
@@ -168,13 +172,14 @@ class Plan:
         where: str | Path,
         *,
         judgements: int,
+        measured: int = 0,
         prompt_tokens: float = 32.0,
         seconds_per_judgement: float = 0.0,
         lora_rank: int | None = None,
     ) -> Self:
         """Estimate a run of `loops.ppo` on the model at `where`; measures the machine for a moment.
 
-        `judgements` counts every question, those of the final measurement too.
+        `judgements` counts every question, those of the final measurement too; `measured` the answers to held-out prompts.
 
         Raises:
             DataError: there is no causal LM at this path or hub id.
@@ -193,6 +198,7 @@ class Plan:
             longest_tokens=round(2 * prompt_tokens) + answer,
             tokens_per_microbatch=config.ppo.tokens_per_microbatch,
             comparisons=judgements,
+            measured=measured,
             reward_models=config.members,
             reward_epochs=config.fit.epochs * config.rounds,
             reference_copy=lora_rank is None,
@@ -233,9 +239,9 @@ def plan(shape: Shape, work: Work, speeds: Speeds) -> Plan:
             "keys and values while sampling": keys,
         },
         seconds={
-            "sample": work.sampled * work.answer_tokens / speeds.sampled_tokens_per_second,
+            "sample": (work.sampled + work.measured) * work.answer_tokens / speeds.sampled_tokens_per_second,
             "fit": compared * work.reward_epochs * work.reward_models / speeds.updated_tokens_per_second,
-            "score (reward models, reference)": work.updated
+            "score (reward models, reference)": (work.updated + work.measured)
             * row_tokens
             * (work.reward_models + 1)
             / speeds.scored_tokens_per_second,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from backflip.errors import DataError
-from backflip.measures.stats import bootstrap, mean_interval, paired_bootstrap, permutation_test, wilson
+from backflip.measures.stats import bootstrap, mean_interval, paired_bootstrap, permutation_test, share_interval, wilson
 
 
 def test_mean_interval_is_students():
@@ -25,6 +25,19 @@ def test_copies_within_a_group_do_not_narrow_the_interval():
     copied = mean_interval(np.repeat(values, 5), groups=np.repeat(np.arange(40), 5))
     assert (copied.value, copied.low, copied.high, copied.n) == pytest.approx((once.value, once.low, once.high, 40))
     assert mean_interval(np.repeat(values, 5)).high < once.high
+
+
+def test_a_share_of_all_or_none_has_a_width_and_no_share_passes_its_ends():
+    every = share_interval([1.0] * 20)
+    assert (every.value, every.high, every.n) == (1.0, 1.0, 20)
+    assert every.low == pytest.approx(wilson(20, 20).low) and every.low < 0.9
+    assert share_interval([0.0] * 20).high == pytest.approx(1 - every.low)
+    clustered = share_interval([1.0] * 20, groups=[0] * 10 + [1] * 10)
+    assert clustered.n == 2 and clustered.low < every.low
+    nearly = share_interval([1.0] * 19 + [0.0])
+    assert nearly.high == 1.0 and nearly.low == pytest.approx(mean_interval([1.0] * 19 + [0.0]).low)
+    with pytest.raises(DataError, match=r"shares in \[0, 1\]"):
+        share_interval([0.5, 1.5])
 
 
 def test_one_unit_says_nothing_of_its_spread():

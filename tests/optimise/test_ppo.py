@@ -181,6 +181,9 @@ def test_contradictions_are_refused_in_words() -> None:
     flat = blind.evaluate(episodes).logp_BT.detach()
     with pytest.raises(ConfigError, match="carries no gradient"):
         ppo.update(blind, optimizer, replace(episodes, logp_BT=flat), reward_BT, ppo.PPOConfig(entropy_coef=0.1))
+    with pytest.raises(ConfigError, match="decisions are too few"):
+        one = episodes.select([int(episodes.mask_BT.sum(1).argmax())])
+        ppo.update(policy, optimizer, one, torch.zeros(one.mask_BT.shape), ONE_EPOCH)
     wrongs: list[dict[str, Any]] = [{"epochs": 0}, {"gamma": 1.1}, {"clip": 0.0}, {"max_grad_norm": -1.0}]
     for wrong in wrongs:
         with pytest.raises(ConfigError):

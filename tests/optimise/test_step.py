@@ -35,6 +35,26 @@ def wide(episodes: Episodes, prompt: int = 4, answer: int = 6) -> Episodes:
     return concat([replace(episodes, value_BT=None), filling]).select(range(rows))
 
 
+def test_concat_fills_prompts_on_the_left_and_time_on_the_right() -> None:
+    _, episodes = sampled(3)
+    wider = wide(episodes, prompt=4)
+    assert (wider.obs[:, : -episodes.obs.shape[1]] == PAD).all() and (wider.action[:, -1] == PAD).all()
+    short, long = (
+        Episodes(
+            torch.ones(1, steps, 2),
+            torch.ones(1, steps, 2),
+            torch.ones(1, steps, dtype=torch.bool),
+            None,
+            torch.zeros(1),
+            torch.zeros(1, dtype=torch.long),
+        )
+        for steps in (2, 3)
+    )
+    both = concat([short, long])
+    assert both.obs[0].tolist() == both.action[0].tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert both.mask_BT.tolist() == [[True, True, False], [True, True, True]]
+
+
 def nll(evaluation: Evaluation, targets: Mapping[str, Tensor]) -> Tensor:
     return -(targets["weight"] * evaluation.logp_BT).sum()
 

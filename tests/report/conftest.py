@@ -157,6 +157,8 @@ def results(final: float, kl: float) -> dict[str, Any]:
             "n": n,
             "kl_bound_nats": math.log(n) - (n - 1) / n,
             "gold_win_rate": estimate(won, 0.035, 512),
+            "gold_win_rate_mean": estimate(0.5, 0.02, 512),
+            "gold_win_rate_worst": estimate(1 - won, 0.035, 512),
             "proxy": estimate(proxy, 0.08, 512),
         }
         for n, won, proxy in best

@@ -145,6 +145,11 @@ def test_best_of_n_shows_its_bound_as_a_bound(fabricate: Callable[..., Path]) ->
     assert "\u2264 1.84" in text and "upper bound" in text
 
 
+def test_best_of_n_stands_beside_the_mean_and_the_worst(fabricate: Callable[..., Path]) -> None:
+    table = next(one for one in run_page(gather(fabricate())).sections[0].tables if "worst of n" in one.columns)
+    assert [cell.text for cell in table.rows[0]] == ["2", "62\u00a0%", "50\u00a0%", "38\u00a0%"]
+
+
 def test_the_calibration_of_preferred_answers_starts_at_one_half(fabricate: Callable[..., Path]) -> None:
     folder = fabricate()
     path = folder / "results" / "reward_model.json"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from backflip.errors import ConfigError, DataError
+from backflip.rewards.combine import WeightedRewards
 from backflip.rewards.comparisons import Comparison
 from backflip.rewards.ensemble import CARD, RewardEnsemble, fit_ensemble
 from backflip.rewards.fit import FitConfig
@@ -47,6 +48,30 @@ def test_members_are_normalised_before_the_mean(ensemble: RewardEnsemble, world:
     torch.testing.assert_close(ensemble(episodes).sum(1), ensemble.normalised_B(episodes))
     one = ensemble.models[0]
     torch.testing.assert_close(RewardEnsemble([one])(episodes), one(episodes))
+
+
+def test_the_average_says_what_it_hides(ensemble: RewardEnsemble, world: Any, items: list[Any]):
+    episodes = world.load(items)
+    ensemble.measure_normaliser(world.load(items[:30]), "ref")
+    reward_BT, stats = ensemble.scored(episodes)
+    torch.testing.assert_close(reward_BT, ensemble(episodes))
+    raw_MB = torch.stack([model.score_B(episodes) for model in ensemble.models])
+    assert stats["raw_mean"] == pytest.approx(float(raw_MB.mean()), abs=1e-5)
+    assert stats["disagreement"] == pytest.approx(float(ensemble.normalised_MB(episodes).std(0, correction=0).mean()))
+    same = RewardEnsemble([ensemble.models[0]] * 2)
+    assert same.scored(episodes)[1]["disagreement"] == 0
+    total_BT, logged = WeightedRewards({"learned": (2.0, ensemble)}).scored(episodes)
+    torch.testing.assert_close(total_BT, 2 * reward_BT)
+    assert logged["reward_learned_raw_mean"] == stats["raw_mean"]
+
+
+def test_a_normaliser_of_another_reference_is_refused(ensemble: RewardEnsemble, world: Any, items: list[Any]):
+    with pytest.raises(DataError, match="normalised on policy None"):
+        ensemble.check_reference("mine")
+    ensemble.measure_normaliser(world.load(items), "theirs")
+    ensemble.check_reference("theirs")
+    with pytest.raises(DataError, match="policy theirs, not on the reference mine"):
+        ensemble.check_reference("mine")
 
 
 def test_file_round_trip(ensemble: RewardEnsemble, world: Any, items: list[Any], tmp_path: Path):

@@ -19,6 +19,7 @@ import torch
 from backflip.data import Query
 from backflip.experiments import experiment
 from backflip.experiments.reviews_measures import (
+    OPPONENTS,
     QUESTION,
     Gold,
     answers_of,
@@ -40,7 +41,7 @@ from backflip.optimise.ppo import PPOConfig
 from backflip.optimise.scores import ScoreRules
 from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, teacher
 from backflip.overseers.terminal import TerminalOverseer
-from backflip.plan import Plan
+from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.protocols import Overseer, RewardModel
 from backflip.rewards.fit import FitConfig
@@ -93,8 +94,14 @@ class ReviewsConfig(PPOLoopConfig):
 
 def plan(config: ReviewsConfig) -> Plan:
     """Say what a run will need."""
+    looks = config.updates // config.check_every + config.rounds + 1
     return Plan.for_text(
-        config, str(config.policy or reviews.assets() / "base"), judgements=config.questions, prompt_tokens=8
+        config,
+        str(config.policy or reviews.assets() / "base"),
+        judgements=config.questions,
+        measured=len(reviews.read_openings("test")) * (config.best_of + OPPONENTS + 1) + looks * 2 * LOOKED_AT,
+        prompt_tokens=8,
+        seconds_per_judgement=SECONDS_BY_A_PERSON if config.overseer == "terminal" else 0.0,
     )
 
 

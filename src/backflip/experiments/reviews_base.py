@@ -27,7 +27,7 @@ from backflip.data import Estimate
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.measures.gold import GoldConfig, fit_gold_judge, gold_accuracy
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 from backflip.worlds import reviews
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def evaluate(model: LlamaForCausalLM, rows: list[list[int]]) -> dict[str, Estima
         nats += loss_N[~rating_N].tolist()
         logits = model.lm_head(hidden_ND[rating_N])
         right += ((logits[:, POS] > logits[:, NEG]) == (target_N[rating_N] == POS)).float().tolist()
-    return {"nats_per_token": mean_interval(nats), "rating_accuracy": mean_interval(right)}
+    return {"nats_per_token": mean_interval(nats), "rating_accuracy": share_interval(right)}
 
 
 def pad(rows: list[list[int]]) -> Tensor:

@@ -23,10 +23,10 @@ from backflip.loops.ppo import Trained, pair_up, stream
 from backflip.measures.agreement import accuracy, ceiling
 from backflip.measures.best_of_n import best_of_n, kl_bound_nats
 from backflip.measures.calibration import calibration
-from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, repetition
+from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams, repetition
 from backflip.measures.gold import gold_scores
 from backflip.measures.kl import kl_nats_per_sequence
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 from backflip.measures.win_rate import wins
 from backflip.memory import give_back
 from backflip.optimise.best_of_n import choose
@@ -119,43 +119,35 @@ def write_table(found: Answers, policy: LMPolicy, base: LMPolicy, run: Run) -> l
     base_texts = texts([row[0] for row in found.base_items])
     best_texts = texts([row[choice] for row, choice in zip(found.base_items, found.chosen, strict=True)])
     our_texts = texts(found.items)
+    # distinct-2 falls with the amount of text: all three are looked at equally far
+    limit = min(sum(len(ngrams(text, 2)) for text in each) for each in (base_texts, best_texts, our_texts))
     kl = kl_nats_per_sequence(policy, base, found.rows)
     bound = kl_bound_nats(n)
     rows: list[dict[str, Any]] = [
         {
             "policy": "base",
-            "gold_win_rate": mean_interval(won_KN.mean(1)),
+            "gold_win_rate": share_interval(won_KN.mean(1)),
             "kl_nats_per_sequence": Estimate(0.0, 0.0, 0.0, count),
             "entropy_nats": entropy_nats(base, first),
-            **_form(base_texts, first),
+            **_form(base_texts, first, limit),
         },
         {
             "policy": f"best of {n}",
             "gold_win_rate": best_of_n(found.base_proxy_KN[:, :n], won_KN, n),
             "kl_nats_per_sequence": Estimate(bound, bound, bound, count),
             "kl_is_bound": True,
-            **_form(best_texts, picked),
+            **_form(best_texts, picked, limit),
         },
         {
             "policy": "PPO",
-            "gold_win_rate": mean_interval(wins(found.gold_K[:, None], found.opponents_KN).mean(1)),
+            "gold_win_rate": share_interval(wins(found.gold_K[:, None], found.opponents_KN).mean(1)),
             "kl_nats_per_sequence": kl,
             "entropy_nats": entropy_nats(policy, found.rows),
-            **_form(our_texts, found.rows),
+            **_form(our_texts, found.rows, limit),
         },
     ]
-    curve = [
-        {
-            "n": k,
-            "kl_bound_nats": kl_bound_nats(k),
-            "gold": best_of_n(found.base_proxy_KN[:, :n], found.base_gold_KN[:, :n], k),
-            "gold_win_rate": best_of_n(found.base_proxy_KN[:, :n], won_KN, k),
-            "proxy": best_of_n(found.base_proxy_KN[:, :n], found.base_proxy_KN[:, :n], k),
-        }
-        for k in (2**i for i in range(n.bit_length()))
-    ]
     run.table("table", rows)
-    run.result("best_of_n", curve)
+    run.result("best_of_n", _chosen_curve(found, won_KN, rows[0]["gold_win_rate"]))
     estimates = {
         "ppo_gold_win_rate": rows[2]["gold_win_rate"],
         "bon_gold_win_rate": rows[1]["gold_win_rate"],
@@ -169,6 +161,24 @@ def write_table(found: Answers, policy: LMPolicy, base: LMPolicy, run: Run) -> l
     for name, estimate in estimates.items():
         run.estimate(name, estimate)
     return rows
+
+
+def _chosen_curve(found: Answers, won_KN: NDArray[np.float64], mean: Estimate) -> list[dict[str, Any]]:
+    """Return for n = 1, 2, 4, ... what the answer that the proxy likes best of n is worth, and the one it likes least."""
+    n = found.candidates
+    proxy_KN, gold_KN = found.base_proxy_KN[:, :n], found.base_gold_KN[:, :n]
+    return [
+        {
+            "n": k,
+            "kl_bound_nats": kl_bound_nats(k),
+            "gold": best_of_n(proxy_KN, gold_KN, k),
+            "gold_win_rate": best_of_n(proxy_KN, won_KN, k),
+            "gold_win_rate_worst": best_of_n(proxy_KN, won_KN, k, worst=True),
+            "gold_win_rate_mean": mean,
+            "proxy": best_of_n(proxy_KN, proxy_KN, k),
+        }
+        for k in (2**i for i in range(n.bit_length()))
+    ]
 
 
 def write_reward_model(
@@ -256,8 +266,8 @@ def against_gold(found: Answers, trained: Trained) -> dict[str, Estimate]:
     learned_P, words_P = right(found.base_proxy_KN), right(bag_KN)
     groups = opening_KP[decisive_KP]
     return {
-        "reward_model_agreement_with_gold": mean_interval(learned_P, groups),
-        "bag_of_words_agreement_with_gold": mean_interval(words_P, groups),
+        "reward_model_agreement_with_gold": share_interval(learned_P, groups),
+        "bag_of_words_agreement_with_gold": share_interval(words_P, groups),
         "reward_model_lead": mean_interval(learned_P - words_P, groups),
     }
 
@@ -358,8 +368,12 @@ def held_out_answers(
     return answer(policy, pad_left(rows), torch.arange(len(openings)).repeat_interleave(copies), rng)
 
 
-def _form(answers: list[str], rows: Episodes) -> dict[str, Estimate]:
-    return {"distinct2": distinct_n(answers), "repetition": repetition(answers), "length_tokens": length_tokens(rows)}
+def _form(answers: list[str], rows: Episodes, limit: int) -> dict[str, Estimate]:
+    return {
+        "distinct2": distinct_n(answers, limit=limit),
+        "repetition": repetition(answers),
+        "length_tokens": length_tokens(rows),
+    }
 
 
 def _ratio(ours: Estimate, theirs: Estimate) -> Estimate:

@@ -26,7 +26,7 @@ from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, wilson
 from backflip.overseers.function import FunctionOverseer
 from backflip.overseers.terminal import TerminalOverseer
-from backflip.plan import Plan
+from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.checkpoints import read_tokenizer
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.protocols import Overseer, RewardModel
@@ -87,7 +87,13 @@ def plan(config: TextConfig) -> Plan:
     """Say what a run needs, before anything is loaded but the model's size."""
     _require(config)
     rank = config.weights.rank if isinstance(config.weights, Lora) else None
-    return Plan.for_text(config, config.policy, judgements=config.questions + config.final_comparisons, lora_rank=rank)
+    return Plan.for_text(
+        config,
+        config.policy,
+        judgements=config.questions + config.final_comparisons,
+        seconds_per_judgement=SECONDS_BY_A_PERSON if config.overseer == "terminal" else 0.0,
+        lora_rank=rank,
+    )
 
 
 @experiment(config=TextConfig, plan=plan)
@@ -147,7 +153,8 @@ def measure(
     run.estimate("ppo_kl_nats_per_sequence", kl)
     run.estimate("ppo_entropy_nats", entropy_nats(policy, ours))
     answers, before = [item.content for item in items], [item.content for item in base_items]
-    varied = all(any(ngrams(text, 2) for text in said) for said in (answers, before))
+    limit = min(sum(len(ngrams(text, 2)) for text in said) for said in (answers, before))
+    varied = limit > 0
     if varied:
         run.estimate("ppo_distinct2_ratio", distinct_ratio(answers, before))
     else:
@@ -161,7 +168,7 @@ def measure(
             {
                 "policy": name,
                 "kl_nats_per_sequence": nats,
-                **({"distinct2": distinct_n(said)} if varied else {}),
+                **({"distinct2": distinct_n(said, limit=limit)} if varied else {}),
                 "length_tokens": length_tokens(rows),
             }
             for name, nats, said, rows in (("base", nothing, before, theirs), ("PPO", kl, answers, ours))

@@ -239,6 +239,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
             at.asked, at.heard, at.fitted = [query.id for query in questions], heard, True
             save()
         # -- improve -----------------------------------------------------------------------------------------------------
+        reward.check_reference(reference.hash())
         rewards = WeightedRewards({"learned": (1.0, reward), **parts.components})
         last = sum(share(config.updates, config.rounds, k) for k in range(number + 1))
         with run.progress.phase(f"improve the policy, round {number + 1} of {config.rounds}", total=last) as bar:
@@ -297,7 +298,7 @@ def improve(
         stream(config.seed, "minibatches", at.update),
     )
     at.episodes, at.tokens = at.episodes + len(rows), at.tokens + int(rows.mask_BT.sum())
-    stats |= (components if parts.components else {}) | {
+    stats |= components | {
         "proxy_mean": stats.pop("score_mean"),
         "proxy_std": stats.pop("score_std"),
         "kl_nats_per_sequence": float(kl_B.mean()),

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from backflip.data import Estimate
 from backflip.errors import DataError
-from backflip.measures.stats import finite, mean_interval, wilson
+from backflip.measures.stats import finite, mean_interval, share_interval, wilson
 
 
 def accuracy(delta_N: ArrayLike, share_N: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
@@ -35,7 +35,7 @@ def accuracy(delta_N: ArrayLike, share_N: ArrayLike, groups: ArrayLike | None = 
     right = (np.sign(delta) * np.sign(share - 0.5) + 1)[decisive] / 2
     if groups is None:
         return wilson(float(right.sum()), len(right))
-    return mean_interval(right, np.asarray(groups).ravel()[decisive])
+    return share_interval(right, np.asarray(groups).ravel()[decisive])
 
 
 def ceiling(probability_N: ArrayLike, groups: ArrayLike | None = None) -> Estimate:

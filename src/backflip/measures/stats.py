@@ -72,6 +72,23 @@ def mean_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimat
     return Estimate(mean, mean - reach, mean + reach, units)
 
 
+def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
+    """Average outcomes in [0, 1] (wins, hits) as `mean_interval` does, but never beyond 0 and 1, nor without width.
+
+    Where all are 0 or all are 1 the interval is Wilson's over groups: 20 right of 20 do not prove that all are.
+
+    Raises:
+        DataError: a value lies outside [0, 1].
+    """
+    value_N = finite(values)
+    if value_N.min() < 0 or value_N.max() > 1:
+        raise DataError(f"outcomes from {value_N.min()} to {value_N.max()}; expected shares in [0, 1]")
+    found = mean_interval(value_N, groups)
+    if found.value in (0.0, 1.0):
+        return wilson(found.value * found.n, found.n)
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
+
+
 def wilson(successes: float, n: int) -> Estimate:
     """Estimate a share from `successes` of `n` independent trials with Wilson's score interval (Wilson 1927).
 

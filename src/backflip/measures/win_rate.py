@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from backflip.data import Estimate
 from backflip.errors import DataError
-from backflip.measures.stats import finite, mean_interval, wilson
+from backflip.measures.stats import finite, share_interval, wilson
 
 
 def win_rate(ours: ArrayLike, theirs: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
@@ -28,7 +28,7 @@ def win_rate(ours: ArrayLike, theirs: ArrayLike, groups: ArrayLike | None = None
             f"{len(ours_N)} answers against {len(theirs_N)}; a win rate needs both policies' answers to the same openings"
         )
     wins_N = wins(ours_N, theirs_N)
-    return wilson(float(wins_N.sum()), len(wins_N)) if groups is None else mean_interval(wins_N, groups)
+    return wilson(float(wins_N.sum()), len(wins_N)) if groups is None else share_interval(wins_N, groups)
 
 
 def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:

@@ -35,6 +35,9 @@ from backflip.protocols import Policy
 LOG_RATIO_LIMIT = 20.0
 """exp() of more than this is no number to learn from; how often it is reached is logged."""
 
+LEAST_TO_WHITEN = 8
+"""Decisions that a batch needs before it is scaled by its own spread (Ziegler et al. 2019 and its ports assert it)."""
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -117,6 +120,11 @@ def update(
     optimizer.zero_grad()
     logp_BT, value_BT = _old(policy, episodes, config)
     mask_BT = episodes.mask_BT
+    if (config.whiten_rewards or config.whiten_advantages) and mask_BT.sum() < LEAST_TO_WHITEN:
+        raise ConfigError(
+            f"{int(mask_BT.sum())} decisions are too few to scale by their spread, expected {LEAST_TO_WHITEN} or more; sample "
+            "more episodes an update, or set whiten_advantages and whiten_rewards to False"
+        )
     if config.whiten_rewards:
         reward_BT = masked_whiten(reward_BT, mask_BT, keep_mean=True)
     advantage_BT, target_BT, stats = advantages(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backflip.data import Episodes
-from backflip.errors import DataError
+from backflip.errors import ConfigError, DataError
 from backflip.masked import masked_mean
 
 
@@ -67,16 +67,23 @@ def advantages(
 
     With `center` the critic's mean over the batch is replaced by that of the sampled returns, and its targets are
     centred at 0: a constant added to every score changes neither, and a critic that starts at 0 needs no warm-up.
-    Without it these are `gae`'s. docs/ppo.md explains `reward_sum_mean`, `return_mean`, `value_mean`, `value_offset`,
+    That is right only where every row ended: the value of a next state would have to move with the rest, and nobody knows by
+    how much. Without `center` these are `gae`'s. docs/ppo.md explains `reward_sum_mean`, `return_mean`, `value_mean`, `value_offset`,
     `advantage_mean`, `advantage_std` and `explained_variance`.
+
+    Raises:
+        ConfigError: `center`, and a row was cut and goes on in its bootstrap value.
     """
     mask_BT, bootstrap_B = episodes.mask_BT, episodes.bootstrap_B
+    if center and (cut := int((bootstrap_B != 0).sum())):
+        raise ConfigError(
+            f"{cut} of {len(bootstrap_B)} rows were cut and go on in the critic's value, which centring would shift; set "
+            "center_values=False"
+        )
     _, sampled_BT = gae(reward_BT, value_BT, mask_BT, bootstrap_B, gamma, 1.0)
     return_mean, return_variance = _moments(sampled_BT, mask_BT)
     value_mean = masked_mean(value_BT, mask_BT)
     offset = return_mean - value_mean if center else torch.zeros_like(value_mean)
-    if center:
-        bootstrap_B = torch.where(bootstrap_B != 0, bootstrap_B + offset, bootstrap_B)  # 0 says that the row ended
     shifted_BT = torch.where(mask_BT, value_BT + offset, 0.0)
     advantage_BT, target_BT = gae(reward_BT, shifted_BT, mask_BT, bootstrap_B, gamma, lam)
     if center:

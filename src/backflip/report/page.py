@@ -14,7 +14,7 @@ from backflip.errors import ConfigError
 from backflip.experiments import listing
 from backflip.report import figures as draw
 from backflip.report.compare import comparison
-from backflip.report.evidence import Evidence, gather, number
+from backflip.report.evidence import Evidence, estimate, gather, number
 from backflip.report.headline import findings, outcome, status_sentence, verdict
 from backflip.report.marks import Axis, Dot, Dots
 from backflip.report.render import Page, Section, explorer_data, sample_data, write_page
@@ -141,12 +141,32 @@ def _results(evidence: Evidence, dots: tuple[Dots, ...]) -> Section:
         columns = ("", *(evidence.label(policy) for policy in evidence.table))
         rows = tuple(_table_row(evidence, measure) for measure in evidence.measures)
         tables.append(Table(columns, rows, "Held-out openings; small: 95 % interval, and n independent units."))
+    if any("gold_win_rate_worst" in row for row in evidence.best_of_n):
+        tables.append(_chosen_table(evidence))
     if evidence.estimates:
         listed = tuple((Cell(wording(name).label), cell(one, name)) for name, one in evidence.estimates.items())
         name = f"All {len(listed)} estimates of summary.json"
         tables.append(Table(("Estimate", "value"), listed, folded=name if evidence.table else ""))
     intro = "" if tables else "This run has not written a result table or an estimate."
     return Section("results", "Results", intro, dots, tables=tuple(tables))
+
+
+def _chosen_table(evidence: Evidence) -> Table:
+    """Return what the proxy's favourite of n, any of them, and its least favourite are worth."""
+    names = ("gold_win_rate", "gold_win_rate_mean", "gold_win_rate_worst")
+    rows = tuple(
+        (
+            Cell(show(number(row["n"]) or 0, "count")),
+            *(cell(estimate(row.get(name)), "gold_win_rate") for name in names),
+        )
+        for row in evidence.best_of_n
+    )
+    return Table(
+        ("n", "best of n", "mean", "worst of n"),
+        rows,
+        "Gold win rate of the answer that the proxy likes best of n of the base's, of all of them, and of the one it likes least.",
+        folded="Best, mean and worst of n",
+    )
 
 
 def _table_row(evidence: Evidence, measure: str) -> tuple[Cell, ...]:

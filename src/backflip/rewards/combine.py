@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -47,6 +48,13 @@ class FunctionReward:
         return on_last_decision(torch.tensor(scores, device=episodes.mask_BT.device), episodes)
 
 
+@runtime_checkable
+class _Explained(Protocol):
+    """A reward with statistics of its own."""
+
+    def scored(self, episodes: Episodes) -> tuple[Tensor, dict[str, float]]: ...
+
+
 class WeightedRewards:
     """A weighted sum of named rewards."""
 
@@ -67,12 +75,13 @@ class WeightedRewards:
     def scored(self, episodes: Episodes) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum, and each part's unweighted mean and standard deviation over rows.
 
-        Statistics are named `reward_NAME_mean` and `reward_NAME_std`.
+        Statistics are named `reward_NAME_mean` and `reward_NAME_std`, and those that a part has of its own `reward_NAME_...`.
         """
         total_BT = torch.zeros(episodes.mask_BT.shape, device=episodes.mask_BT.device)
         stats: dict[str, float] = {}
         for name, (weight, reward) in self._parts.items():
-            reward_BT = reward(episodes).to(total_BT.device)
+            reward_BT, extra = reward.scored(episodes) if isinstance(reward, _Explained) else (reward(episodes), {})
+            reward_BT = reward_BT.to(total_BT.device)
             if reward_BT.shape != total_BT.shape:
                 raise DataError(
                     f"reward {name} has shape {tuple(reward_BT.shape)}, expected {tuple(total_BT.shape)} as the episodes"
@@ -81,4 +90,5 @@ class WeightedRewards:
             score_B = reward_BT.sum(1)
             stats[f"reward_{name}_mean"] = float(score_B.mean())
             stats[f"reward_{name}_std"] = float(score_B.std(correction=0))
+            stats |= {f"reward_{name}_{what}": value for what, value in extra.items()}
         return total_BT, stats

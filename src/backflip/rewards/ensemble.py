@@ -51,6 +51,37 @@ class RewardEnsemble:
         """
         return torch.stack([on_last_decision(score_B, episodes) for score_B in self.normalised_MB(episodes)])
 
+    def scored(self, episodes: Episodes) -> tuple[Tensor, dict[str, float]]:
+        """Return the reward_BT, and what the average hides.
+
+        `raw_mean`: mean score over members and rows, before normalising. `disagreement`: standard deviation over members of
+        the normalised score, mean over rows; where it grows, the ensemble is guessing.
+        """
+        normalised_MB = self.normalised_MB(episodes)
+        raw = [
+            float(score_B.mean()) * (model.normaliser.std if isinstance(model.normaliser, Normaliser) else 1.0)
+            + (model.normaliser.mean if isinstance(model.normaliser, Normaliser) else 0.0)
+            for model, score_B in zip(self.models, normalised_MB, strict=True)
+        ]
+        return on_last_decision(normalised_MB.mean(0), episodes), {
+            "raw_mean": sum(raw) / len(raw),
+            "disagreement": float(normalised_MB.std(0, correction=0).mean()),
+        }
+
+    def check_reference(self, reference: str) -> None:
+        """Refuse a normaliser that was measured on the answers of another policy than the one with this hash.
+
+        Raises:
+            DataError: a member's was, or it has none.
+        """
+        for number, model in enumerate(self.models):
+            found = model.normaliser
+            if found != "none" and (found is None or found.reference != reference):
+                raise DataError(
+                    f"reward model {number} was normalised on policy {found and found.reference}, not on the reference "
+                    f"{reference}: its rewards would not have mean 0 there; call measure_normaliser on the reference's answers"
+                )
+
     def normalised_MB(self, episodes: Episodes) -> Tensor:
         """Return each member's normalised score of every row."""
         return torch.stack([model.normalised_B(episodes) for model in self.models])
