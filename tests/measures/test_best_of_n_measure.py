@@ -1,4 +1,4 @@
-"""The estimator equals brute force over all subsets, ties and all, and the KL has its closed form (SYSTEMS 2.0, 4 and 5)."""
+"""The estimator equals brute force over all subsets, ties and all, and the KL has its closed form."""
 
 import math
 from collections.abc import Sequence

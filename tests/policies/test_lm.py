@@ -190,7 +190,7 @@ def test_the_reference_is_frozen_and_stays(make_policy: Callable[..., LMPolicy])
 
 
 def test_first_ratio_is_one_for_sampled_answers(make_policy: Callable[..., LMPolicy]) -> None:
-    # The best single check of a policy: what it says of its own samples is what the sampler said (ALGORITHMS.md 1.4, rule 21).
+    # The best single check of a policy: what it says of its own samples is what the sampler said (docs/ppo.md, rule 21).
     for name in ARCHITECTURES:
         policy = make_policy(name, value=True)
         obs = episodes_of(random_rows(20)).obs

@@ -22,7 +22,7 @@ def best_of_n(proxy_KN: ArrayLike, value_KN: ArrayLike, n: int, *, worst: bool =
     """Return the expected value of the sample with the highest (or, if `worst`, lowest) proxy of n; mean over openings.
 
     `value_KN` is what is measured of each sample: its gold score, its win over the base, or the proxy itself.
-    Tied proxies share their mean value: a tie is broken at random. (Nakano et al. 2021, app. I; SYSTEMS 2.0 identity 5.)
+    Tied proxies share their mean value: a tie is broken at random. (Nakano et al. 2021, app. I.)
 
     Raises:
         DataError: the shapes differ, a number is not finite, or n is not in 1 .. N.
@@ -55,8 +55,8 @@ def kl_bound_nats(n: int) -> float:
 def kl_exact_nats(probability_L: ArrayLike, n: int) -> float:
     """Return the KL of best-of-n from its base when scores come in levels and ties are broken blindly.
 
-    `probability_L` holds the base's probability of each level, in ascending order of the score. (SYSTEMS 2.0 identity 4:
-    sum of g ln(g / f), f the level's probability, g the difference of its and the lower level's F^n.)
+    `probability_L` holds the base's probability of each level, in ascending order of the score. The KL is the
+    sum of g ln(g / f), f the level's probability, g the difference of its and the lower level's F^n.
 
     Raises:
         DataError: the probabilities are negative or do not sum to 1.

@@ -2,7 +2,7 @@
 
 The sampler, the update and every measure turn logits into log-probabilities through `logits_to_logp`, so the
 temperature cannot be in one and missing in another. There is no top-k and no top-p: a truncated sampling distribution is
-not the one whose log-probability is reported (ALGORITHMS.md 1.5, rule 30).
+not the one whose log-probability is reported (docs/ppo.md, rule 30).
 
 Shapes: R rows, V tokens of the vocabulary, N blocks of W tokens with N * W >= V.
 """

@@ -284,7 +284,7 @@ def load_policy(
     """Load any causal LM by folder or hub id.
 
     `config` None takes the one saved with the policy, or the defaults. `lora` freezes the model and adds adapters. `value_head` adds one
-    that starts at 0 (ALGORITHMS.md 1.3, rule 18), or at the weights saved beside the model.
+    that starts at 0 (docs/ppo.md, rule 18), or at the weights saved beside the model.
     Raises DataError for a missing or broken checkpoint, ConfigError for a model that cannot be sampled here.
     """
     config = config or _saved_config(Path(where))

@@ -245,7 +245,7 @@ class SequenceRewardModel:
         packed_BL = raw_BL.gather(1, order_BL)
         closing: int | None = getattr(self.config, CLOSING_KEY, None)
         if closing is not None and len(length_B):
-            # A model reads its verdict off the end token; a row that was cut has none (ALGORITHMS.md 1.6, rule 40).
+            # A model reads its verdict off the end token; a row that was cut has none (docs/ppo.md, rule 40).
             open_B = packed_BL.gather(1, length_B[:, None] - 1)[:, 0] != closing
             packed_BL = torch.nn.functional.pad(packed_BL, (0, 1), value=PAD)
             packed_BL[open_B, length_B[open_B]] = closing
