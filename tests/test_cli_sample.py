@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from backflip.cli import main
-from backflip.cli.sample import newest
+from backflip.cli.sample import load_trained, newest
+from backflip.errors import DataError
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.rewards.ensemble import RewardEnsemble
 from backflip.rewards.model import SequenceRewardModel
@@ -101,6 +102,12 @@ def test_what_is_missing_is_said(
         (trained / "checkpoints" / name).rename(tmp_path / name)
     lines = talk(monkeypatch, capsys, "The film\n", str(trained))
     assert "no reward model, no base to measure from" in lines[1]
+
+
+def test_a_policy_without_its_settings_is_refused(trained: Path) -> None:
+    (trained / "checkpoints" / "policy-10" / "backflip.json").unlink()
+    with pytest.raises(DataError, match=r"policy-10 lacks backflip.json"):
+        load_trained(trained)
 
 
 @pytest.mark.parametrize(

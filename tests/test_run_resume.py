@@ -240,6 +240,17 @@ def test_lines_that_vanished_are_noticed(run: Run) -> None:
         Run.resume(run.path)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "store.sqlite"])
+def test_a_file_that_is_gone_is_named_and_none_is_made(run: Run, name: str) -> None:
+    run.log(1, "ppo", loss=1.0)
+    run.save_state("one", {})
+    run.finish("stopped")
+    (run.path / name).unlink()
+    with pytest.raises(DataError, match=f"{name} is gone.*start a new run"):
+        Run.resume(run.path)
+    assert not (run.path / name).exists()
+
+
 @pytest.mark.parametrize("name", ["config.json", "command.json", "seeds.json"])
 def test_a_broken_run_file_is_named(run: Run, name: str) -> None:
     run.finish("stopped")

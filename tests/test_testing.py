@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backflip import invariants
 from backflip.data import PAD, Act, Episodes, Evaluation, Item, Judgement, Query
 from backflip.overseers.function import FunctionOverseer
 from backflip.overseers.synthetic import SyntheticTeacher, TeacherConfig
@@ -300,3 +301,23 @@ def test_the_plain_list_is_sound() -> None:
 )
 def test_a_broken_promise_of_an_overseer_is_told(altered: dict[str, Any], match: str) -> None:
     broken(match, lambda: check_overseer(Listed(**altered), queries(), swaps=True))
+
+
+class _Biased(TabularPolicy):
+    """Samples the second half of the vocabulary twice as often as it says."""
+
+    def act(self, obs: Tensor, rng: np.random.Generator) -> Act:
+        act = super().act(obs, rng)
+        low_B1 = (act.action < self.world.vocabulary // 2) & (act.action > 0)
+        moved_B1 = low_B1 & torch.from_numpy(rng.random(low_B1.shape) < 0.5)
+        return replace(act, action=torch.where(moved_B1, act.action + self.world.vocabulary // 2 - 1, act.action))
+
+
+def test_rare_decisions_share_a_bin() -> None:
+    """Of 2,000 decisions that are all as likely none is expected five times, and a bias is found all the same."""
+    world = EnumerableWorld(vocabulary=2000, length=1)
+    obs_BP = world.obs_BP(torch.zeros(4000, dtype=torch.long))
+    policy, biased = TabularPolicy(world), _Biased(world)
+    p_values = [invariants.frequency_p_value(policy, obs_BP, np.random.default_rng(seed)) for seed in range(5)]
+    assert min(p_values) > 1e-3
+    assert invariants.frequency_p_value(biased, obs_BP, np.random.default_rng(0)) < 1e-6

@@ -9,6 +9,7 @@ Shapes: B rows, T decisions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -87,8 +88,8 @@ def sampling_z(policy: Policy, episodes: Episodes) -> float:
 def frequency_p_value(policy: Policy, obs: Tensor, rng: np.random.Generator) -> float:
     """Return the chi-square p-value of first decisions against their probabilities; needs discrete decisions.
 
-    `obs` holds the same observation in every row. The first half of the rows chooses which decisions get a bin, the
-    second half is counted; all others share a bin.
+    `obs` holds the same observation in every row. The first half of the rows chooses which decisions get a bin (rare ones
+    share one), the second half is counted; all others share a bin.
     """
     act = policy.act(obs, rng)
     first_BT = act.mask_BT & (torch.arange(act.mask_BT.shape[1], device=act.mask_BT.device) == 0)
@@ -96,13 +97,22 @@ def frequency_p_value(policy: Policy, obs: Tensor, rng: np.random.Generator) -> 
     chosen_B, half = act.action[:, 0], len(obs) // 2
     chance_B = policy.evaluate(rows).logp_BT[:, 0].detach().double().exp()
     chance = {int(token): float(p) for token, p in zip(chosen_B[:half], chance_B[:half], strict=True)}
-    counted = chosen_B[half:].tolist()
-    binned = {token: p for token, p in chance.items() if p * len(counted) >= EXPECTED_COUNT}
-    observed = [float(counted.count(token)) for token in binned]
-    expected = [p * len(counted) for p in binned.values()]
-    if not binned or (len(binned) == 1 and len(counted) - expected[0] < EXPECTED_COUNT):
+    counted = Counter(chosen_B[half:].tolist())
+    total = len(obs) - half
+    expected, observed = [0.0], [0.0]
+    for token, p in sorted(
+        chance.items(), key=lambda pair: (-pair[1], pair[0])
+    ):  # likely ones alone, rare ones together
+        if expected[-1] >= EXPECTED_COUNT:
+            expected.append(0.0)
+            observed.append(0.0)
+        expected[-1] += p * total
+        observed[-1] += counted[token]
+    if expected[-1] < EXPECTED_COUNT:  # what is left of the rarest goes with all that the first half did not see
+        del expected[-1], observed[-1]
+    if not expected or (len(expected) == 1 and total - expected[0] < EXPECTED_COUNT):
         raise DataError(f"{len(obs)} rows give too few bins for a chi-square test; take more, or a less certain policy")
-    rest = len(counted) - sum(expected), len(counted) - sum(observed)
+    rest = total - sum(expected), total - sum(observed)
     if rest[0] >= EXPECTED_COUNT:
         expected, observed = [*expected, rest[0]], [*observed, rest[1]]
     else:  # too rare for a bin of its own

@@ -160,6 +160,12 @@ class Run:
             for folder in (record.path, record.path / files.CHECKPOINTS, record.path / files.RESULTS):
                 if folder.is_dir():
                     sweep(folder)
+            own = record.path / files.STORE
+            if not own.exists() and not (store or record.command.get("store")) and _began(record):
+                raise DataError(
+                    f"{own} is gone, and with it what was asked and answered; restore it from a copy, or start a "
+                    "new run"
+                )
             run = cls(record.path, lock, store)
             run._take_back(record)
         except BaseException:
@@ -346,6 +352,12 @@ class Run:
             "estimates": self._estimates,
         }
         write_atomic(self.path / files.SUMMARY, to_json(summary, "the summary"), sync=status != "running")
+
+
+def _began(record: RunRecord) -> bool:
+    """Return whether a run got as far as having a store."""
+    log = record.path / files.LOG
+    return log.is_file() and log.stat().st_size > 0
 
 
 def _fields(config: object) -> dict[str, Any]:

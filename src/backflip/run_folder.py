@@ -120,7 +120,9 @@ def append_text(path: Path, text: str) -> None:
 
 
 def cut_to(path: Path, size: int) -> None:
-    """Take a file that grows by lines back to an earlier size. Raises DataError where it is already shorter."""
+    """Take a file that grows by lines back to an earlier size. Raises DataError where it is gone or already shorter."""
+    if not path.is_file():
+        raise DataError(f"{path} is gone, so the run cannot go on; restore the file from a copy, or start a new run")
     with open(path, "rb+") as file:
         there = os.fstat(file.fileno()).st_size
         if there < size:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, JambaConfig, MambaConfig, Qwen3NextConfig, RwkvConfig
 
 from backflip.data import Episodes
@@ -184,6 +185,7 @@ def test_truncated_weights(folder: Path, share: float) -> None:
         (lambda folder: (folder / "config.json").write_text('{"model_type": "lla'), "half-written"),
         (lambda folder: (folder / "config.json").write_text("{}"), "half-written"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"version'), "half-written"),
+        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "no tokenizer"),
         (lambda folder: (folder / "backflip.json").write_text('{"lm": {"temp'), "save the policy again"),
         (lambda folder: (folder / "backflip.json").write_text("[]"), "save the policy again"),
     ],
@@ -194,6 +196,7 @@ def test_truncated_weights(folder: Path, share: float) -> None:
         "cut config",
         "empty config",
         "cut tokenizer",
+        "no tokenizer",
         "cut settings",
         "odd settings",
     ],
@@ -209,6 +212,24 @@ def test_weights_that_are_absent(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(DataError, match=r"lacks or misshapes .* model\.layers\.2") as error:
+        load_policy(folder)
+    one_line(error)
+
+
+def test_weights_of_other_shapes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 2 * config["hidden_size"]}))
+    with pytest.raises(DataError, match=r"other shapes than its config.json says|lacks or misshapes") as error:
+        load_policy(folder)
+    assert "ignore_mismatched_sizes" not in one_line(error)
+    assert capfd.readouterr() == ("", "")  # transformers' table of every weight is not shown
+
+
+def test_weights_that_are_no_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    next(iter(weights.values()))[0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"not finite, in .*weight; its training broke") as error:
         load_policy(folder)
     one_line(error)
 

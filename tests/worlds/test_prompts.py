@@ -79,6 +79,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, name: str) -> None:
         ('{"prompt": "  "}', "not blank"),
         ('{"prompt": 3}', "not blank"),
         ('{"messages": "hello"}', "a list of turns"),
+        ('{"prompt": "half \\ud800 of one"}', "half a character"),
         ('{"messages": []}', "at least one message"),
         ('{"messages": [{"role": "user"}]}', "message 0 must be"),
         ('{"messages": ["hello"]}', "message 0 must be"),
@@ -92,7 +93,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, name: str) -> None:
 def test_a_broken_line_is_named(tmp_path: Path, line: str, says: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n\n{line}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 3: ") as error:
+    with pytest.raises(DataError, match="line 3") as error:
         read_prompts(path)
     assert says in str(error.value)
     assert "\n" not in str(error.value)

@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     from backflip.worlds.reviews import assets
 
     without_foreign_bars()
-    policy = load_subject_policy(found.model or assets() / "base")
-    reward = SequenceRewardModel.load(found.reward) if found.reward else None
+    policy = load_subject_policy(assets() / "base" if found.model is None else found.model)
+    reward = None if found.reward is None else SequenceRewardModel.load(found.reward)
     failed = held = idle = 0
     for finding in examine(policy, reward, found.seed):
         print("\n".join(finding.lines()), flush=True)

@@ -74,6 +74,10 @@ def load_trained(run: Path) -> Trained:
         raise DataError(
             f"{run} holds no trained policy (its status is {record.status}); let it finish: backflip run --resume {run}"
         )
+    if not (policy / "backflip.json").is_file():
+        raise DataError(
+            f"{policy} lacks backflip.json, so nobody knows at which temperature it was trained; restore the folder from a copy"
+        )
     return Trained(
         load_policy(policy),
         None if base is None else load_policy(base),

@@ -6,6 +6,7 @@ What it leaves out: writing (a policy saves itself, see `lm.py`) and reward mode
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 PAD_TOKEN = "<|pad|>"
 
 
+TOKENIZER_FILES = ("tokenizer*.json", "*vocab*", "*.model", "*.tiktoken", "merges.txt")
+"""What a folder has at least one of, if a tokenizer was saved into it; transformers makes an empty one up otherwise."""
+
+
 def pick_device(name: str) -> torch.device:
     """Return the named device; "auto" takes CUDA, then MPS, then the CPU. Raises ConfigError for an unknown name."""
     if name == "auto":
@@ -42,8 +47,9 @@ def read_model(where: str | Path, *, dtype: torch.dtype, device: torch.device, a
     Raises DataError, naming the place and the remedy, when the checkpoint is missing, half-written, pickled only, or lacks weights.
     """
     place = _place(where)
-    bars = hf_logging.is_progress_bar_enabled()
+    bars, loudness = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()  # the command line shows its own progress
+    hf_logging.set_verbosity(logging.CRITICAL)  # and what is wrong with a checkpoint is said below, in one line
     try:
         loading: Any = AutoModelForCausalLM
         model, info = loading.from_pretrained(
@@ -52,6 +58,7 @@ def read_model(where: str | Path, *, dtype: torch.dtype, device: torch.device, a
     except Exception as error:  # transformers, safetensors and the hub client raise many kinds for a broken checkpoint
         raise _broken(where, error) from error
     finally:
+        hf_logging.set_verbosity(loudness)
         if bars:
             hf_logging.enable_progress_bar()
     absent = sorted(info["missing_keys"])
@@ -61,11 +68,21 @@ def read_model(where: str | Path, *, dtype: torch.dtype, device: torch.device, a
             f"checkpoint {where} lacks or misshapes {len(absent) + len(wrong)} weights, such as {(absent + wrong)[0]}; "
             "expected a whole causal LM: write or download it again"
         )
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise DataError(
+                f"checkpoint {where} holds numbers that are not finite, in {name}; its training broke: use an earlier one"
+            )
     return model.to(device)
 
 
 def read_tokenizer(where: str | Path) -> Any:
-    """Load the tokenizer beside a model. Raises DataError as `read_model` does."""
+    """Load the tokenizer beside a model. Raises DataError as `read_model` does, and for a folder without one."""
+    folder = Path(where)
+    if folder.is_dir() and not any(found for name in TOKENIZER_FILES for found in folder.glob(name)):
+        raise DataError(
+            f"{where} holds a model and no tokenizer (no tokenizer.json or vocabulary file); save the tokenizer into the same folder"
+        )
     try:
         return AutoTokenizer.from_pretrained(_place(where))
     except Exception as error:
@@ -158,6 +175,8 @@ def _broken(where: str | Path, error: Exception) -> Exception:
     if isinstance(error, DataError):
         return error
     reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    if "ignore_mismatched_sizes" in str(error):
+        reason = "its weights have other shapes than its config.json says"
     return DataError(
         f"cannot read checkpoint {where}: {reason}; missing or half-written: save it again, or check the name"
     )

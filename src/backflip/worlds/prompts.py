@@ -50,6 +50,11 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             continue
         try:
             prompts.append(parse(line))
+            prompts[-1].text.encode()  # JSON can spell half of a character, which no tokenizer reads
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path} line {number} holds half a character (a lone surrogate); mend or remove the line"
+            ) from error
         except ValueError as error:
             raise DataError(f"{path} line {number}: {error}; mend or remove the line") from error
     if not prompts:
