@@ -1,8 +1,10 @@
 """A plain function as overseer: its bias for a place stays one for a place, and what it cannot judge is no number."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backflip.errors import DataError
@@ -61,6 +63,14 @@ def test_an_exception_names_the_query_and_keeps_earlier_answers(store: Store, qu
     with pytest.raises(DataError, match=asked[1].id):
         FunctionOverseer(store, lambda p, a, b: abs(brittle(p, a, b)), name="brittle").ask(asked)
     assert [j.query_id for j in store.judgements()[0]] == [asked[0].id]
+
+
+def test_numbers_of_numpy_are_numbers_and_an_exit_is_a_failure(store: Store, query: Any):
+    judge = FunctionOverseer(store, lambda *_: np.float32(0.25), name="numpy")
+    judge.ask([query("aa", "a")])
+    assert judge.answers(0)[0][0].answer == (0.25, 0.75)
+    with pytest.raises(DataError, match="SystemExit"):
+        FunctionOverseer(store, lambda *_: sys.exit(0), name="leaves").ask([query("bb", "b")])
 
 
 def test_an_order_that_is_none_is_refused(store: Store, query: Any):

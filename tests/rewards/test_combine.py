@@ -1,8 +1,10 @@
 """A function as a reward, and weighted sums with their parts apart."""
 
 import math
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,7 +37,7 @@ def test_the_function_gets_prompt_and_answer(world: Any, episodes: Episodes):
     assert seen == [("the film", "good"), ("a story", "was very very good"), ("the film", "dull")]
 
 
-@pytest.mark.parametrize("said", [None, math.nan, math.inf])
+@pytest.mark.parametrize("said", [None, math.nan, math.inf, "good", 1 + 2j])
 def test_what_cannot_be_scored_is_named_by_its_row(world: Any, episodes: Episodes, said: Any):
     with pytest.raises(DataError, match=r"row 2.*dull"):
         FunctionReward(lambda _, text: said if text == "dull" else 1.0, world)(episodes)
@@ -44,6 +46,12 @@ def test_what_cannot_be_scored_is_named_by_its_row(world: Any, episodes: Episode
 def test_an_exception_names_its_row(world: Any, episodes: Episodes):
     with pytest.raises(DataError, match=r"row 1.*ZeroDivisionError"):
         FunctionReward(lambda _, text: 1 / (4 - len(text.split())), world)(episodes)
+
+
+def test_numbers_of_numpy_are_numbers_and_an_exit_is_a_failure(world: Any, episodes: Episodes):
+    assert FunctionReward(lambda *_: np.float32(2), world)(episodes).sum(1).tolist() == [2, 2, 2]
+    with pytest.raises(DataError, match=r"row 0.*SystemExit"):
+        FunctionReward(lambda *_: sys.exit(0), world)(episodes)
 
 
 def test_weights_add_up_and_parts_are_reported(world: Any, episodes: Episodes):

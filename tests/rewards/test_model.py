@@ -151,7 +151,7 @@ def test_no_decision_is_an_error(episodes: Episodes):
 
 def test_constant_scores_give_no_normaliser(model: SequenceRewardModel, episodes: Episodes):
     torch.nn.init.zeros_(model.module.score.weight)
-    with pytest.raises(DataError, match="constant"):
+    with pytest.raises(DataError, match="says the same of every answer"):
         model.measure_normaliser(episodes, "x")
 
 

@@ -255,7 +255,7 @@ def overseer_of(text: str, run: Run) -> Overseer:
     """
     if text == "terminal":
         return TerminalOverseer(run.store)
-    return FunctionOverseer(run.store, function_of(text, "--overseer"), name=text)
+    return FunctionOverseer(run.store, function_of(text, "--overseer", "terminal or "), name=text)
 
 
 def components_of(texts: Sequence[str], world: TextWorld) -> dict[str, tuple[float, RewardModel]]:
@@ -292,8 +292,8 @@ def component(text: str, world: TextWorld) -> tuple[str, tuple[float, RewardMode
     return name, (number, FunctionReward(function_of(where, f"the reward {name}"), world))
 
 
-def function_of(text: str, what: str) -> Callable[..., Any]:
-    """Load FILE.py:FUNCTION.
+def function_of(text: str, what: str, others: str = "") -> Callable[..., Any]:
+    """Load FILE.py:FUNCTION; `others` says what else might have stood there.
 
     Raises:
         ConfigError: there is no such file or function, or the file does not run.
@@ -301,7 +301,7 @@ def function_of(text: str, what: str) -> Callable[..., Any]:
     file, colon, name = text.rpartition(":")
     path = Path(file)
     if not colon or path.suffix != ".py" or not path.is_file():
-        raise ConfigError(f'{what} is "{text}"; expected terminal or FILE.py:FUNCTION with a file that exists')
+        raise ConfigError(f'{what} is "{text}"; expected {others}FILE.py:FUNCTION with a file that exists')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} cannot be loaded as Python; expected a .py file")
@@ -309,7 +309,7 @@ def function_of(text: str, what: str) -> Callable[..., Any]:
     sys.modules.setdefault(path.stem, module)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{path} failed while it was loaded ({type(error).__name__}: {error}); mend it") from error
     found = getattr(module, name, None)
     if not callable(found):

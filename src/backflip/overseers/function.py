@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from backflip.data import Judgement, Query
@@ -54,15 +55,15 @@ class FunctionOverseer:
         start = time.perf_counter()
         try:
             share: Any = self._judge(first.prompt, first.content, second.content)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a judge that exits must not end the run as if it were done
             raise DataError(
                 f'the judge "{self.name}" failed on query {query.id} ({type(error).__name__}: {error}); mend it and resume'
             ) from error
         seconds = time.perf_counter() - start
         if share is None:
             return Judgement(query.id, self.name, None, note="the function could not judge", seconds=seconds)
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
+        if not isinstance(share, Real) or not 0 <= share <= 1:
             raise DataError(
                 f'the judge "{self.name}" said {share!r} to query {query.id}; expected a probability in [0, 1], or None'
             )
-        return Judgement(query.id, self.name, as_stored(query, (share, 1 - share)), seconds=seconds)
+        return Judgement(query.id, self.name, as_stored(query, (float(share), 1 - float(share))), seconds=seconds)

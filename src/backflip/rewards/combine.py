@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -35,13 +36,13 @@ class FunctionReward:
         for row, item in enumerate(self._world.show(episodes)):
             try:
                 score = self._function(item.prompt, item.content)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise DataError(
                     f"the reward function failed on row {row}, {item.content[:80]!r} ({type(error).__name__}: {error})"
                 ) from error
-            if score is None or not math.isfinite(score):
+            if not isinstance(score, Real) or not math.isfinite(score):
                 raise DataError(
-                    f"the reward function gave {score} for row {row}, {item.content[:80]!r}; expected a finite number, since an "
+                    f"the reward function gave {score!r} for row {row}, {item.content[:80]!r}; expected a finite number, since an "
                     "optimiser cannot leave a row out: decide in the function what such an answer is worth"
                 )
             scores.append(float(score))

@@ -47,7 +47,8 @@ class Normaliser:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.mean) and np.isfinite(self.std) and self.std > 0 and self.n > 1):
             raise DataError(
-                f"{self} is no normaliser; expected finite numbers, std > 0 and n > 1: is the reward model constant?"
+                f"scores of mean {self.mean:.3g} and standard deviation {self.std:.3g} over {self.n} answers give no scale: the reward "
+                "model says the same of every answer, as it does where every comparison was a tie; ask for other comparisons"
             )
 
 
