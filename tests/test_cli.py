@@ -230,6 +230,32 @@ def test_our_errors_are_one_line_and_the_run_has_failed(toy: Path, capsys: pytes
     assert read_run(toy / "runs" / "latest").status == "failed"
 
 
+def test_settings_that_are_refused_before_anything_happened_leave_nothing(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "toy", "--folder", "runs/good"]) == 0
+    assert main(["run", "toy"]) == 0
+    good = sorted((toy / "runs").iterdir())
+    latest = (toy / "runs" / "latest").readlink()
+    for folder in ([], ["--folder", "mine"]):  # it could only be resumed into the same error
+        failure(capsys, "run", "toy", "--fails", "--steps", "0", *folder)
+    assert not (toy / "mine").exists()
+    assert sorted((toy / "runs").iterdir()) == good and (toy / "runs" / "latest").readlink() == latest
+
+
+def test_the_first_run_of_all_leaves_no_link_to_nothing(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failure(capsys, "run", "toy", "--fails", "--steps", "0")
+    assert not list((toy / "runs").iterdir())
+
+
+@pytest.mark.parametrize("where", ["sqlite:///x", "here", "mysql://u@h/d"])
+def test_a_run_keeps_its_own_store_or_one_on_a_server(
+    toy: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    assert "--store takes a postgresql:// address" in failure(capsys, "run", "toy", "--store", where)
+    assert not list(toy.iterdir())
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(config: ToyConfig, run: Run) -> None:
         raise ZeroDivisionError("ours")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from backflip.errors import ConfigError
-from backflip.run_config import config_from_json, config_to_json
+from backflip.run_config import check_numbers, config_from_json, config_to_json
 
 
 class Colour(Enum):
@@ -93,3 +93,28 @@ def test_what_does_not_fit_is_named(data: dict[str, Any], said: str) -> None:
 def test_what_is_no_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot hold a set"):
         config_to_json({"x": {1}})
+
+
+@dataclass(frozen=True)
+class Holder:
+    outer: object
+
+
+@dataclass(frozen=True)
+class Seeded:
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (Whole(lr=float("nan")), "lr is nan"),
+        (Seeded(-1), "seed is -1; expected 0 or more"),
+    ],
+)
+def test_numbers_that_no_setting_can_mean(config: object, says: str) -> None:
+    check_numbers(Whole())
+    with pytest.raises(ConfigError, match=says):
+        check_numbers(config)
+    with pytest.raises(ConfigError, match=r"outer\." + says):
+        check_numbers(Holder(config))

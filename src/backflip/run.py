@@ -24,7 +24,7 @@ import numpy as np
 from backflip import run_record as files
 from backflip.checkpoint import atomic_folder, load_tensors, save_tensors, saving, settle, sweep, write_atomic
 from backflip.data import Estimate
-from backflip.errors import ConfigError, DataError
+from backflip.errors import ConfigError, DataError, MissingExtra
 from backflip.progress import Progress
 from backflip.run_checkpoints import KeepRule, Kept, keep_after
 from backflip.run_config import TYPE, config_from_json, config_to_json
@@ -90,7 +90,10 @@ class Run:
             self._trackers = Trackers(names, path, self.config)
         self.progress = Progress()
         """What the run shows of itself while it works; replace it by `Progress(quiet=True)` for silence."""
-        self.store = Store.open(store or command["store"] or path / files.STORE)
+        elsewhere = store or command["store"]
+        self._store_elsewhere = bool(elsewhere)
+        self._latest_before: str | None = None
+        self.store = Store.open(elsewhere or path / files.STORE)
 
     @classmethod
     def create(
@@ -138,8 +141,10 @@ class Run:
             shutil.rmtree(path, ignore_errors=True)  # it was empty: a run that never began leaves nothing behind
             lock.close()
             raise
+        latest = path.parent / "latest"
         if path.parent == Path(root).resolve():
-            point(path.parent / "latest", path.name)
+            run._latest_before = str(latest.readlink()) if latest.is_symlink() else None
+            point(latest, path.name)
         return run
 
     @classmethod
@@ -307,10 +312,28 @@ class Run:
         elif isinstance(error, KeyboardInterrupt):
             self.finish("stopped")
         else:
+            began = self._has_begun()
             try:
                 self._say("".join(traceback.format_exception(error)))
             finally:
                 self.finish("failed")
+            if not began and isinstance(error, ConfigError | DataError | MissingExtra):
+                self._vanish()
+
+    def _has_begun(self) -> bool:
+        """Return whether anything happened that cannot be had again by starting anew: a question, a logged line, a saved state."""
+        saved = (self.path / files.CHECKPOINTS / RESUME).exists()
+        return bool(self._rows) or saved or self._store_elsewhere or any(self.store.counts().values())
+
+    def _vanish(self) -> None:
+        """Remove a folder whose settings were refused before anything happened: it could only be resumed into the same error."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        latest = self.path.parent / "latest"
+        if latest.is_symlink() and not latest.exists():
+            if self._latest_before is None:
+                latest.unlink()
+            else:
+                point(latest, self._latest_before)
 
     def _take_back(self, record: RunRecord) -> None:
         """Undo all that happened after the resume point, so that doing it again gives the same folder."""

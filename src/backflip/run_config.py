@@ -46,6 +46,23 @@ def config_to_json(config: object) -> Any:
     )
 
 
+def check_numbers(config: object, where: str = "") -> None:
+    """Refuse what no setting can mean: a number that is none, or a seed below 0.
+
+    Raises ConfigError naming the field.
+    """
+    if not dataclasses.is_dataclass(config):
+        return
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        name = f"{where}{spec.name}"
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"{name} is nan; expected a number")
+        if spec.name == "seed" and isinstance(value, int) and value < 0:
+            raise ConfigError(f"{name} is {value}; expected 0 or more")
+        check_numbers(value, f"{name}.")
+
+
 def config_from_json(kind: type[Config], data: Mapping[str, Any]) -> Config:
     """Return the config that `config_to_json` wrote, as a `kind`.
 

@@ -121,7 +121,7 @@ def read_object(path: Path, faults: list[str]) -> dict[str, Any]:
     if isinstance(value, dict):
         return cast(dict[str, Any], value)
     if value is not None:
-        faults.append(f"{path.name} holds no object; it is left out")
+        faults.append(f"{path.name} holds no object")
     return {}
 
 
@@ -131,5 +131,5 @@ def _json(path: Path, faults: list[str]) -> Any:
     except FileNotFoundError:
         faults.append(f"{path.name} is missing")
     except ValueError as error:
-        faults.append(f"{path.name} is no JSON ({error}); it is left out")
+        faults.append(f"{path.name} is no JSON ({error})")
     return None

@@ -266,7 +266,7 @@ def test_teachers_who_skip_and_who_call_ties_do(teachers: Callable[..., Any]) ->
 
 
 def test_an_agreement_that_cannot_be_is_refused(teachers: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=r"no beta gives an agreement of 0\.4"):
+    with pytest.raises(ConfigError, match=r"agreement is 0\.4, expected above 0\.5"):
         teachers(agreement=0.4)
 
 

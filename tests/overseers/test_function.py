@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_an_exception_names_the_query_and_keeps_earlier_answers(store: Store, qu
 
 
 def test_numbers_of_numpy_are_numbers_and_an_exit_is_a_failure(store: Store, query: Any):
-    judge = FunctionOverseer(store, lambda *_: np.float32(0.25), name="numpy")
+    judge = FunctionOverseer(store, lambda *_: cast(float, np.float32(0.25)), name="numpy")
     judge.ask([query("aa", "a")])
     assert judge.answers(0)[0][0].answer == (0.25, 0.75)
     with pytest.raises(DataError, match="SystemExit"):

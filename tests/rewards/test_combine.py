@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_an_exception_names_its_row(world: Any, episodes: Episodes):
 
 
 def test_numbers_of_numpy_are_numbers_and_an_exit_is_a_failure(world: Any, episodes: Episodes):
-    assert FunctionReward(lambda *_: np.float32(2), world)(episodes).sum(1).tolist() == [2, 2, 2]
+    assert FunctionReward(lambda *_: cast(float, np.float32(2)), world)(episodes).sum(1).tolist() == [2, 2, 2]
     with pytest.raises(DataError, match=r"row 0.*SystemExit"):
         FunctionReward(lambda *_: sys.exit(0), world)(episodes)
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from backflip.errors import ConfigError
 from backflip.experiments import nearest
+from backflip.run_config import check_numbers
 
 SIDES, RULES = "│| ", "╭╮╰╯─+- "
 C = TypeVar("C")
@@ -24,7 +25,7 @@ def parse(config: type[C], args: Sequence[str], prog: str, others: Iterable[str]
     """Return the config with these overrides; `others` are further option names to suggest from.
 
     Raises:
-        ConfigError: an option names no field, or its value does not fit.
+        ConfigError: an option names no field, its value does not fit, or is no number.
     """
     import tyro
 
@@ -32,9 +33,11 @@ def parse(config: type[C], args: Sequence[str], prog: str, others: Iterable[str]
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint), redirect_stdout(complaint):
-            return tyro.cli(config, args=list(args), prog=prog, use_underscores=True, config=_markers())
+            found = tyro.cli(config, args=list(args), prog=prog, use_underscores=True, config=_markers())
     except SystemExit as stop:
         raise ConfigError(f"{_first_part(complaint.getvalue())}; see `{prog} --help`") from stop
+    check_numbers(found)
+    return found
 
 
 def print_help(config: type[Any], prog: str) -> None:

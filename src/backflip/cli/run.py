@@ -29,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     name = args.pop(0) if args and not args[0].startswith("-") else None
     parser = _options(name or "NAME")
     own, overrides = parser.parse_known_args(args)
+    if own.store is not None and not own.store.startswith(("postgresql://", "postgres://", "postgresql+")):
+        raise ConfigError("--store takes a postgresql:// address; leave it out, and the run keeps a store of its own")
     wants_help = "-h" in overrides or "--help" in overrides
     if own.resume is not None and not wants_help:
         return _resume(name, own, overrides)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from backflip.data import Query
+from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.reviews_measures import (
     OPPONENTS,
@@ -90,6 +91,15 @@ class ReviewsConfig(PPOLoopConfig):
     scores: ScoreRules = field(default_factory=lambda: ScoreRules(missing_end="subtract", missing_end_value=0.5))
     """What happens to scores before the KL penalty. A score of -1 for every answer that was cut made answers a fifth
     shorter; none at all a fifth longer (lab/LOG.md)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.best_of < 1:
+            raise ConfigError(f"best_of is {self.best_of}, expected 1 or more")
+        if not 0.5 < self.agreement < 1:
+            raise ConfigError(
+                f"agreement is {self.agreement}, expected above 0.5 (a coin) and below 1 (teacher=oracle)"
+            )
 
 
 def plan(config: ReviewsConfig) -> Plan:

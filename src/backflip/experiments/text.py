@@ -243,6 +243,11 @@ def split_prompts(prompts: list[Prompt], held_out_share: float) -> tuple[list[Pr
         raise DataError(
             f"{len(prompts)} prompts with held_out_share {held_out_share} leave {len(sides[0])} to train on and {len(sides[1])} "
             "to measure on, expected at least 1 and 2; give more prompts, or another share"
+            + (
+                f" ({len(set(places))} of them differ, and equal ones stay together)"
+                if len(set(places)) < len(places)
+                else ""
+            )
         )
     return sides[0], sides[1]
 
@@ -289,7 +294,7 @@ def component(text: str, world: TextWorld) -> tuple[str, tuple[float, RewardMode
         raise ConfigError(
             f'cannot read the reward "{text}"; expected NAME=WEIGHT*FILE.py:FUNCTION, e.g. short=0.5*mine.py:short'
         )
-    return name, (number, FunctionReward(function_of(where, f"the reward {name}"), world))
+    return name, (number, FunctionReward(function_of(where, f"the reward {name}"), world, name))
 
 
 def function_of(text: str, what: str, others: str = "") -> Callable[..., Any]:

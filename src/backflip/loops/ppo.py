@@ -20,6 +20,7 @@ import torch
 
 from backflip.data import Episodes, Item, Judgement, Query
 from backflip.errors import ConfigError, DataError
+from backflip.loops.stop import StopRules, stopped
 from backflip.memory import give_back
 from backflip.optimise import ppo
 from backflip.optimise.kl import FixedKL, KLControl, k1_nats_B, shape_reward
@@ -36,22 +37,6 @@ from backflip.rewards.model import SequenceRewardModel
 
 if TYPE_CHECKING:
     from backflip.run import Run
-
-
-@dataclass(frozen=True)
-class StopRules:
-    """When to stop before the planned end; what was reached by then is kept."""
-
-    kl_nats_per_sequence: float = float("inf")
-    """Stop improving in a round once the mean KL estimate of a batch passes this."""
-    judgements: int | None = None
-    """Never ask for more judgements than this, over all rounds."""
-    minutes: float = float("inf")
-    """Stop improving after this many minutes of the run; the only setting that makes a run depend on the machine."""
-
-    def __post_init__(self) -> None:
-        if self.judgements is not None and self.judgements < 1:
-            raise ConfigError(f"stop.judgements is {self.judgements}, expected 1 or more, or None for no limit")
 
 
 @dataclass(frozen=True)
@@ -99,6 +84,13 @@ class PPOLoopConfig:
         for name in ("rounds", "comparisons", "members", "updates", "episodes", "check_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if not (0 < self.lr < float("inf") and 0 <= self.adam_eps < float("inf") and self.wait_seconds >= 0):
+            raise ConfigError(
+                f"lr is {self.lr}, adam_eps {self.adam_eps}, wait_seconds {self.wait_seconds}; expected a finite lr above 0, a "
+                "finite adam_eps of 0 or more, and wait_seconds of 0 or more"
+            )
+        if self.normalise_on < 2:
+            raise ConfigError(f"normalise_on is {self.normalise_on}, expected 2 or more answers: one has no spread")
         if min(self.questions, self.updates) < self.rounds:
             raise ConfigError(f"{self.rounds} rounds need as many comparisons and updates; raise them, or lower rounds")
 
@@ -383,14 +375,3 @@ def first_answers(questions: Sequence[Query], judgements: Sequence[Judgement]) -
 def share(total: int, rounds: int, number: int) -> int:
     """Return what round `number` gets of `total`; shares differ by one at most and add up."""
     return total * (number + 1) // rounds - total * number // rounds
-
-
-def stopped(stats: dict[str, float], rules: StopRules, seconds: float) -> str | None:
-    """Return why to stop now, or None."""
-    if stats["kl_nats_per_sequence"] > rules.kl_nats_per_sequence:
-        return (
-            f"the KL estimate {stats['kl_nats_per_sequence']:.2f} passed {rules.kl_nats_per_sequence:g} nats a sequence"
-        )
-    if seconds > 60 * rules.minutes:
-        return f"{rules.minutes:g} minutes are over"
-    return None

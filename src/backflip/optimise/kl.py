@@ -58,8 +58,10 @@ class FixedKL:
     """Reward units a nat."""
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ConfigError(f"kl.beta is {self.beta}, expected 0 or more; a negative KL weight rewards drifting away")
+        if not 0 <= self.beta < float("inf"):
+            raise ConfigError(
+                f"kl.beta is {self.beta}, expected 0 or more, and finite; a negative KL weight rewards drifting away"
+            )
 
     def after(self, kl_nats_per_sequence: float, episodes: int) -> FixedKL:
         """Return the controller for the next update: itself."""

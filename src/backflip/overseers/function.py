@@ -62,7 +62,7 @@ class FunctionOverseer:
         seconds = time.perf_counter() - start
         if share is None:
             return Judgement(query.id, self.name, None, note="the function could not judge", seconds=seconds)
-        if not isinstance(share, Real) or not 0 <= share <= 1:
+        if not isinstance(share, Real) or not 0 <= float(share) <= 1:
             raise DataError(
                 f'the judge "{self.name}" said {share!r} to query {query.id}; expected a probability in [0, 1], or None'
             )

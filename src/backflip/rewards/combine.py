@@ -22,9 +22,10 @@ from backflip.rewards.model import on_last_decision
 class FunctionReward:
     """A function `(prompt, answer) -> score` as a reward model; the score stands on the last decision."""
 
-    def __init__(self, function: Callable[[str, str], float | None], world: World) -> None:
-        """Score what `world` shows of each row by `function`, as it is: nothing is normalised."""
+    def __init__(self, function: Callable[[str, str], float | None], world: World, name: str | None = None) -> None:
+        """Score what `world` shows of each row by `function`, as it is: nothing is normalised. Errors call it `name`."""
         self._function, self._world = function, world
+        self._name = name or getattr(function, "__name__", type(function).__name__)
 
     def __call__(self, episodes: Episodes) -> Tensor:
         """Return reward_BT.
@@ -38,11 +39,11 @@ class FunctionReward:
                 score = self._function(item.prompt, item.content)
             except (Exception, SystemExit) as error:
                 raise DataError(
-                    f"the reward function failed on row {row}, {item.content[:80]!r} ({type(error).__name__}: {error})"
+                    f"the reward {self._name} failed on row {row}, {item.content[:80]!r} ({type(error).__name__}: {error})"
                 ) from error
             if not isinstance(score, Real) or not math.isfinite(score):
                 raise DataError(
-                    f"the reward function gave {score!r} for row {row}, {item.content[:80]!r}; expected a finite number, since an "
+                    f"the reward {self._name} gave {score!r} for row {row}, {item.content[:80]!r}; expected a finite number, since an "
                     "optimiser cannot leave a row out: decide in the function what such an answer is worth"
                 )
             scores.append(float(score))

@@ -75,10 +75,12 @@ class RewardEnsemble:
             DataError: a member's was, or it has none.
         """
         for number, model in enumerate(self.models):
-            found = model.normaliser
-            if found != "none" and (found is None or found.reference != reference):
+            if model.normaliser == "none":
+                continue
+            found = model.normaliser.reference if isinstance(model.normaliser, Normaliser) else None
+            if found != reference:
                 raise DataError(
-                    f"reward model {number} was normalised on policy {found and found.reference}, not on the reference "
+                    f"reward model {number} was normalised on policy {found}, not on the reference "
                     f"{reference}: its rewards would not have mean 0 there; call measure_normaliser on the reference's answers"
                 )
 

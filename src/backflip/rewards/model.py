@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -308,7 +309,10 @@ def _pretrained(auto: Any, path: str | Path) -> tuple[Any, dict[str, Any]]:
         DataError: there is nothing readable at `path`.
     """
     from safetensors import SafetensorError
+    from transformers.utils import logging as hf_logging
 
+    loudness = hf_logging.get_verbosity()
+    hf_logging.set_verbosity(logging.CRITICAL)  # what is wrong with a checkpoint is said below, in one line
     try:
         return auto.from_pretrained(
             str(path),
@@ -323,3 +327,5 @@ def _pretrained(auto: Any, path: str | Path) -> tuple[Any, dict[str, Any]]:
         raise DataError(
             f"cannot read the model {path} ({reason}); expected a transformers folder with safetensors weights, or a hub id"
         ) from error
+    finally:
+        hf_logging.set_verbosity(loudness)

@@ -90,6 +90,10 @@ def from_row(row: Any, source: str, seen: dict[str, int]) -> tuple[Query, Judgem
     if not isinstance(row, dict):
         raise DataError(f"holds {type(row).__name__}, expected an object with prompt, chosen and rejected")
     row = cast(dict[str, Any], row)
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a character
+        raise DataError("holds half a character (a lone surrogate)") from error
     return _ours(row) if row.get("record") is not None else _theirs(row, source, seen)
 
 
