@@ -297,7 +297,8 @@ def test_a_run_that_is_done_is_not_resumed(toy: Path, capsys: pytest.CaptureFixt
 
 
 CHILD = """
-import sys, time
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs in the background
 from backflip.cli import main, run
 from backflip.experiments import Experiment
 sys.path.insert(0, {here!r})
