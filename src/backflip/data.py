@@ -154,7 +154,7 @@ class Evaluation:
 class Episodes:
     """Rows of decisions, text or control alike. A text row is one whole turn; a reward sits on the last decision.
 
-    obs      text: (B, P) int64 prompt tokens, filled on the left with PAD; control: (B, T, ...)
+    obs      text: (B, P) int64 prompt tokens, filled on the left with PAD; control: (B, T + 1, ...), the last one what came of it
     action   text: (B, T) int64 answer tokens, filled on the right with PAD; control: (B, T, ...)
     """
 
@@ -171,6 +171,8 @@ class Episodes:
     value_BT: Tensor | None = None
     ref_logp_BT: Tensor | None = None
     reward_BT: Tensor | None = None
+    scene: Tensor | None = None
+    """control: (B, T + 1, ...), what `World.show` draws a row from and a judge judges it by; no policy and no reward model reads it."""
     item_B: tuple[str, ...] = ()
     """Item ids, or empty before `World.show`."""
 

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backflip.errors import ConfigError, DataError
-from backflip.report import write_report
+from backflip.report import page, write_report
 from backflip.report.evidence import gather
 from backflip.report.figures import kl_figures
 from backflip.report.marks import Dots, Lines
-from backflip.report.page import run_page
+from backflip.report.page import run_page, videos
 from backflip.report.render import embed, render
 from backflip.report.reward import fit_figures, reward_model_figures
 from backflip.run import Run
@@ -232,3 +232,18 @@ def test_bad_requests_are_one_clear_line(fabricate: Callable[..., Path], tmp_pat
         write_report([folder, folder / ".." / folder.name], None)
     with pytest.raises(DataError, match="no run folder"):
         write_report([folder, tmp_path], None)
+
+
+def test_films_are_part_of_the_page_as_far_as_they_fit(
+    fabricate: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fabricate()
+    assert not videos(folder)
+    (folder / "videos").mkdir()
+    for name, size in (("b_second", 100), ("a_first<script>", 100)):
+        (folder / "videos" / f"{name}.mp4").write_bytes(b"x" * size)
+    text = render(run_page(gather(folder)))
+    assert text.index("a first&lt;script&gt;") < text.index("b second") and "a first<script>" not in text
+    assert text.count('src="data:video/mp4;base64,') == 2 and "media-src data:" in text
+    monkeypatch.setattr(page, "MAX_VIDEO_BYTES", 150)
+    assert [film.title for film in videos(folder)] == ["a first<script>"]

@@ -1,7 +1,7 @@
-"""A person at the terminal: two texts, one key.
+"""A person at the terminal: two texts, or the paths of two clips, and one key.
 
 One question at a time, in the order asked. What a model wrote is untrusted: control characters never reach the
-terminal. Left out: clips (a browser shows those), and judgements of any kind but comparisons of two.
+terminal. Left out: playing clips, and judgements of any kind but comparisons of two.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import select
 import sys
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from backflip.data import Judgement, Query
+from backflip.data import Item, Judgement, Query
 from backflip.errors import ConfigError
 from backflip.overseers.shown import as_stored, require_pair, shown
 from backflip.store import Store
@@ -34,10 +35,18 @@ class TerminalOverseer:
     """Show each open query to the person at the terminal and record the answer at once."""
 
     def __init__(
-        self, store: Store, console: Console | None = None, keys: Keys | None = None, judge: str = "person"
+        self,
+        store: Store,
+        console: Console | None = None,
+        keys: Keys | None = None,
+        judge: str = "person",
+        film: Callable[[Item], Path] | None = None,
     ) -> None:
-        """Ask at `console` (standard output if None), hearing `keys` (standard input if None), under the name `judge`."""
-        self._store, self._judge = store, judge
+        """Ask at `console` (standard output if None), hearing `keys` (standard input if None), under the name `judge`.
+
+        `film` makes the video of a clip; its path is printed for the person to open. Without it clips are refused.
+        """
+        self._store, self._judge, self._film = store, judge, film
         self._console = console or Console()
         self._keys = keys or Keys(sys.stdin)
         self._asked: dict[str, Query] = {}
@@ -55,8 +64,10 @@ class TerminalOverseer:
         """
         for query in queries:
             require_pair(query, "a person at the terminal")
-            if any(item.media != "text" for item in query.items):
-                raise ConfigError("a terminal cannot show clips; use an overseer that can")
+            if self._film is None and any(item.media != "text" for item in query.items):
+                raise ConfigError(
+                    "a terminal cannot show clips unless it is told how to film them; use another overseer"
+                )
         self._store.add_queries(queries)
         self._asked.update({query.id: query for query in queries})
 
@@ -82,7 +93,8 @@ class TerminalOverseer:
         self._console.print(Text(visible(query.question)))
         self._console.print(Text.assemble("after: ", (visible(first.prompt), "bold")))
         for key, item in (("1", first), ("2", second)):
-            self._console.print(Panel(Text(visible(item.content.strip())), title=key, title_align="left"))
+            said = item.content.strip() if item.media == "text" or self._film is None else str(self._film(item))
+            self._console.print(Panel(Text(visible(said)), title=key, title_align="left"))
         for aid in query.aids:
             self._console.print(Panel(Text(visible(aid.text)), title=Text(visible(aid.author)), title_align="left"))
         self._console.print(Text(LEGEND, "dim"))

@@ -7,6 +7,7 @@ themselves, what it cost, how to do it again. A part whose data the run did not 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from backflip.report.compare import comparison
 from backflip.report.evidence import Evidence, estimate, gather, number
 from backflip.report.headline import findings, outcome, status_sentence, verdict
 from backflip.report.marks import Axis, Dot, Dots
-from backflip.report.render import Page, Section, explorer_data, sample_data, write_page
+from backflip.report.render import Page, Section, Video, explorer_data, sample_data, write_page
 from backflip.report.reward import fit_figures, reward_model_figures
 from backflip.report.tables import Cell, Table, cell, flat_table, unit_words
 from backflip.report.wording import duration, show, wording
 
+MAX_VIDEO_BYTES = 8_000_000
+"""Films embedded at most, all together."""
 _BADGES = {"done": "good", "running": "unmeasured", "failed": "bad"}
 
 
@@ -87,6 +90,8 @@ def _sections(evidence: Evidence) -> Iterator[Section | None]:
     dots = draw.table_figures(evidence)
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
+    if films := videos(evidence.path):
+        yield Section("video", "Watch it", "As fast as it says; nothing is chosen for being good.", videos=films)
     curves = draw.kl_figures(evidence)
     if curves:
         yield Section(
@@ -128,6 +133,19 @@ def _sections(evidence: Evidence) -> Iterator[Section | None]:
     yield _cost(evidence)
     yield _reproduce(evidence)
     yield _settings(evidence)
+
+
+def videos(run: Path) -> tuple[Video, ...]:
+    """Return the films that a run left in its folder `videos`, in the order of their names, as far as they fit into a page."""
+    found: list[Video] = []
+    room = MAX_VIDEO_BYTES
+    for path in sorted((run / "videos").glob("*.mp4")):
+        content = path.read_bytes()
+        room -= len(content)
+        if room >= 0:
+            data = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+            found.append(Video(path.stem.replace("_", " "), data))
+    return tuple(found)
 
 
 def anchor(name: str) -> str:

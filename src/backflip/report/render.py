@@ -32,6 +32,15 @@ MAX_SAMPLE_BYTES = 3_000_000
 
 
 @dataclass(frozen=True)
+class Video:
+    """A short film that is part of the page."""
+
+    title: str
+    data: str
+    """A `data:` address that holds all of it."""
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of a page, in reading order: words, tables, figures."""
 
@@ -43,6 +52,7 @@ class Section:
     """Pointing into one figure marks the same place in the others."""
     tables: tuple[Table, ...] = ()
     commands: tuple[str, ...] = ()
+    videos: tuple[Video, ...] = ()
     special: str = ""
     """`explorer` or `samples`: a part that the script builds."""
 
@@ -79,7 +89,7 @@ def render(page: Page) -> str:
     script = "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}\n}})();'
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; media-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

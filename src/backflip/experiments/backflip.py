@@ -1,0 +1,150 @@
+"""The signature: teach a Hopper to do backflips by comparisons of one-second clips alone.
+
+Nobody writes a reward. An overseer sees two clips and says in which the backflip is better; a reward model learns that;
+PPO learns from the reward model. What came out is counted from joint positions by code that shares nothing with the overseer.
+
+Shapes: E episodes, L states of an episode, S numbers of a scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from backflip.data import Episodes
+from backflip.errors import ConfigError
+from backflip.experiments import experiment
+from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
+from backflip.measures.backflip_truth import backflip_truth
+from backflip.measures.clip_truth import correlation_with_truth, kept_truth
+from backflip.measures.somersaults import backward_turns, complete_somersaults
+from backflip.measures.stats import mean_interval
+from backflip.overseers.synthetic import SyntheticTeacher, teacher
+from backflip.overseers.terminal import TerminalOverseer
+from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
+from backflip.protocols import Overseer
+from backflip.rewards.clips import ClipRewards
+from backflip.worlds.clips import ClipFiles, write_video
+from backflip.worlds.control import ControlWorld
+from backflip.worlds.mujoco_tasks import Array, find_task
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+QUESTION = "Which is the better backflip? The body turns backwards, anticlockwise as you see it, high above the ground, and lands upright."
+TASK = "Hopper-v5"
+SECONDS_A_STEP = 0.008
+SHOWN = 2
+"""Unseen episodes that are filmed: the first ones, whatever they show."""
+
+
+@dataclass(frozen=True)
+class BackflipConfig(ControlLoopConfig):
+    """Settings of the backflip."""
+
+    overseer: Literal["synthetic", "terminal"] = "synthetic"
+    """Who compares: a synthetic teacher that sees the turning, or a person at this terminal, who is given the paths of two films."""
+    teacher: Literal["oracle", "mistake", "skip", "equal", "flipped", "coin"] = "oracle"
+    """How the synthetic teacher errs (Lee et al. 2021); flipped wants forward turns, coin does not look."""
+    policy: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """The networks."""
+    playback_speed: float = 0.5
+    """Of films; 0.5 shows a second in two."""
+    episodes: int = 10
+    """Unseen episodes on which somersaults are counted at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.episodes < 2 or not self.playback_speed > 0:
+            raise ConfigError(
+                f"episodes is {self.episodes} and playback_speed {self.playback_speed}; expected 2 or more, and above 0"
+            )
+        if self.overseer == "terminal" and self.wait_seconds == 0:
+            raise ConfigError(
+                "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"
+            )
+
+
+@experiment(config=BackflipConfig)
+def main(config: BackflipConfig, run: Run) -> None:
+    """Teach a Hopper backflips by comparisons of clips: no reward is written, somersaults are counted."""
+    world = ControlWorld(
+        TASK,
+        environments=config.environments,
+        steps=config.row_steps,
+        seed=config.seed,
+        horizons=config.horizons,
+    )
+    parts = ControlParts(
+        world=world,
+        policy=ActorCritic(world.features, world.actions, config.policy, stream(config.seed, "policy")),
+        overseer=overseer_of(config, run),
+        reward=ClipRewards(world.features, world.actions, config.fit, stream(config.seed, "reward")),
+        clip_steps=max(2, round(config.clip_seconds / SECONDS_A_STEP)),
+        question=QUESTION,
+        check=check,
+    )
+    at = train(parts, config, run)
+    run.checkpoint("policy", at.update, parts.policy.save)
+    with run.progress.phase("count somersaults in unseen episodes"):
+        scene_ELS = unseen(parts.policy, config)
+    write_results(scene_ELS, run)
+    task = find_task(TASK)
+    for number, scene in enumerate(scene_ELS[:SHOWN]):
+        film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
+        write_video([scene], task, film, speed=1.0, seconds_a_step=SECONDS_A_STEP)
+    run.result(
+        "cost",
+        {
+            "comparisons": len(at.answered),
+            "unanswered": at.unanswered,
+            "ties": at.ties,
+            "judge": "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})",
+            "seconds": run.seconds,
+            "seconds_by_phase": run.progress.seconds_by_phase,
+        },
+    )
+
+
+def write_results(scene_ELS: Array, run: Run) -> None:
+    """Count, and write the estimates."""
+    counts = [float(len(complete_somersaults(qpos))) for qpos in scene_ELS[..., :6]]
+    turns = [backward_turns(qpos) for qpos in scene_ELS[..., :6]]
+    found = mean_interval(counts)
+    run.estimate("backflips_per_1000_steps", found)
+    run.estimate("backward_turns_per_1000_steps", mean_interval(turns))
+    run.estimate("torso_height_m", mean_interval(scene_ELS[..., 1].mean(1)))
+    run.result("episodes", [{"backflips": k, "turns": turn} for k, turn in zip(counts, turns, strict=True)])
+    run.note(f"{found.value:.1f} complete backflips in 1,000 steps, on average over {len(counts)} unseen episodes")
+
+
+def overseer_of(config: BackflipConfig, run: Run) -> Overseer:
+    """Return a person at this terminal, or the teacher who compares clips by how far and how high the body turned."""
+    if config.overseer == "terminal":
+        film = ClipFiles(run.path / "clips", speed=config.playback_speed, seconds_a_step=SECONDS_A_STEP)
+        return TerminalOverseer(run.store, film=film)
+    truth = kept_truth(backflip_truth, run.store, "backflip")
+    return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=5.0, seed=config.seed))
+
+
+def check(policy: ActorCritic, reward: ClipRewards, rows: Episodes) -> dict[str, float]:
+    """Return what the last rows did, and how well the reward ranks their steps."""
+    if rows.scene is None:
+        return {}
+    scene = rows.scene.numpy()
+    scale = 1000 / (scene.shape[1] - 1)
+    return {
+        "backward_turns_per_1000_steps": float(np.mean([backward_turns(one[:, :6]) for one in scene])) * scale,
+        "torso_height_m": float(scene[:, :, 1].mean()),
+        "correlation_with_truth": correlation_with_truth(reward(rows), rows, backflip_truth),
+    }
+
+
+def unseen(policy: ActorCritic, config: BackflipConfig) -> Array:
+    """Return the scenes of whole episodes from seeds of their own."""
+    world = ControlWorld(TASK, environments=config.episodes, steps=1000, seed=config.seed + 1_000_000)
+    rows = world.collect(policy, config.episodes, stream(config.seed, "unseen"))
+    assert rows.scene is not None
+    return rows.scene.numpy()

@@ -1,0 +1,323 @@
+"""Deep RL from comparisons of clips (Christiano et al. 2017): act, ask, fit, improve, all the time.
+
+The whole recipe stands here. It never waits for an overseer: answers are taken when they have come, in whatever order. What
+it leaves out: which body, who judges, and what the result is worth (the experiment). It can be killed at any moment, as
+`loops/ppo` can: everything random is a function of the seed and the place in the recipe.
+
+Shapes: M members of the ensemble, B rows, T steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from backflip.data import Episodes, Judgement, Query
+from backflip.errors import ConfigError
+from backflip.loops.ppo import stream
+from backflip.optimise import ppo
+from backflip.optimise.ppo import PPOConfig
+from backflip.policies.actor_critic import ActorCritic
+from backflip.protocols import Overseer
+from backflip.rewards.clips import ClipFit, ClipFitConfig, ClipRewards
+from backflip.rewards.comparisons import Comparison, comparisons
+from backflip.rewards.queries import Asking, Choice, choose, labels_due
+from backflip.worlds.control import ControlWorld, pieces
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+
+@dataclass(frozen=True)
+class ControlLoopConfig:
+    """Settings of the recipe."""
+
+    seed: int = 0
+    """Of everything random."""
+    steps: int = 800_000
+    """Real steps of the environments, over all of them."""
+    environments: int = 16
+    """Simulations at once."""
+    horizons: tuple[int, ...] = (250, 1000)
+    """Lengths of episodes while training, given to the environments in turn. Fixed, whatever happens in them; a body that has fallen
+    lies in most of a long one, and short ones let it stand up oftener."""
+    row_steps: int = 250
+    """Steps of a row between two updates; must divide the horizon."""
+    piece_steps: int = 50
+    """PPO sees rows in pieces of this many steps, so that minibatches mix; must divide `row_steps`."""
+    comparisons: int = 300
+    """Questions put to the overseer."""
+    first_share: float = 0.25
+    """Share of the questions that are asked before the policy learns (Christiano et al. 2017, A.1)."""
+    schedule_steps: float = 4e5
+    """The rate of asking falls as c / (steps + c), this being c; 2e6 there, for runs of tens of millions."""
+    ask_at_once: int = 10
+    """Questions are put in batches of at least this many."""
+    queries: Choice = "mixed"
+    """Which pairs are asked about: random, disagreement, or half and half."""
+    wait_seconds: float = 0.0
+    """How long an update waits while questions are open. 0 never waits: answers are taken whenever they come. A person at this
+    terminal sees a question only while the run waits."""
+    clip_seconds: float = 1.0
+    """Length of a clip in the body's own time."""
+    fit: ClipFitConfig = field(default_factory=ClipFitConfig)
+    """The fit of the reward."""
+    lr: float = 3e-4
+    """Adam's learning rate."""
+    ppo: PPOConfig = field(
+        default_factory=lambda: PPOConfig(
+            epochs=10, minibatches=16, gamma=0.99, value_coef=0.5, value_clip=float("inf"), center_values=False,
+            max_grad_norm=0.5, entropy_coef=0.01, tokens_per_microbatch=1_000_000,
+        )
+    )  # fmt: skip
+    """The update."""
+    target_kl_nats_per_decision: float = 0.03
+    """The learning rate is halved after an update that moved the policy by more than twice this, raised by half after one that
+    moved it by less than half (Schulman et al. 2017, sec. 4); 0 keeps it."""
+    save_every: int = 20
+    """Updates between saved states."""
+    check_every: int = 10
+    """Updates between looks at what was learned."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "environments",
+            "row_steps",
+            "piece_steps",
+            "comparisons",
+            "ask_at_once",
+            "save_every",
+            "check_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if not self.wait_seconds >= 0:
+            raise ConfigError(f"wait_seconds is {self.wait_seconds}, expected 0 or more")
+        if not 0 < self.first_share <= 1:
+            raise ConfigError(f"first_share is {self.first_share}, expected above 0 and at most 1")
+
+    @property
+    def updates(self) -> int:
+        """Updates of the policy, each on rows of all environments."""
+        return max(1, self.steps // (self.environments * self.row_steps))
+
+
+@dataclass(frozen=True)
+class ControlParts:
+    """What the recipe is applied to."""
+
+    world: ControlWorld
+    policy: ActorCritic
+    overseer: Overseer
+    reward: ClipRewards
+    clip_steps: int
+    question: str
+    check: Callable[[ActorCritic, ClipRewards, Episodes], dict[str, float]] | None = None
+    """A look at what was learned; may cost, never teaches."""
+
+
+@dataclass
+class Position:
+    """How far the recipe has come; part of the saved state."""
+
+    update: int = 0
+    lr: float = 0.0
+    asked: list[str] = field(default_factory=list[str])
+    """Ids of the questions so far."""
+    held: list[str] = field(default_factory=list[str])
+    """Those that are only measured."""
+    answered: list[str] = field(default_factory=list[str])
+    """Those whose answers were taken, in that order."""
+    unanswered: int = 0
+    ties: int = 0
+
+
+def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
+    """Carry out the recipe, or what is left of it after a kill; logs phases `reward`, `control`, `check`.
+
+    Raises:
+        DataError: see `optimise.ppo.update` and `rewards.clips`.
+    """
+    policy, world, reward = parts.policy, parts.world, parts.reward
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, eps=1e-5)
+    fit = ClipFit(reward, config.fit)
+    at = Position(lr=config.lr)
+    pairs: dict[str, Comparison] = {}
+    heard = Heard()
+    if (saved := run.load_state()) is not None:
+        at = Position(**saved["at"])
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
+        reward.load_state_dict(saved["reward"])
+        fit.load_state_dict(saved["fit"])
+        world.load_state_dict(saved["world"])
+        pairs = _known(at, run)
+
+    with run.progress.phase(f"learn from {config.comparisons} comparisons", total=config.updates) as bar:
+        bar.advance(at.update)
+        while at.update < config.updates:
+            began = time.perf_counter()
+            rows = world.collect(policy, config.environments, stream(config.seed, "act", at.update))
+            acted = time.perf_counter()
+            _ask(parts, config, at, rows, fitted=fit.fits > 0)
+            if fresh := _hear(parts, config, at, heard, pairs, run):
+                inside = [pair for query, pair in pairs.items() if query not in set(at.held)]
+                held = [pairs[query] for query in at.held if query in pairs]
+                stats = fit(world, inside, held, stream(config.seed, "fit", at.update))
+                reward.measure_normaliser(rows)
+                run.log(at.update, "reward", fresh=float(fresh), **stats)
+            judged = time.perf_counter()
+            stats = _improve(parts, config, at, rows, optimizer) if fit.fits else {}
+            policy.learn_scale(rows)
+            at.update += 1
+            stats |= {
+                "steps": float(at.update * rows.mask_BT.numel()),
+                "asked": float(len(at.asked)),
+                "answered": float(len(pairs)),
+                "seconds_act": acted - began,
+                "seconds_fit": judged - acted,
+                "seconds_update": time.perf_counter() - judged,
+            }
+            run.log(at.update, "control", **stats)
+            bar.advance(1, answers=len(pairs))
+            if parts.check and fit.fits and (at.update % config.check_every == 0 or at.update == config.updates):
+                run.log(at.update, "check", **parts.check(policy, reward, rows))
+            if at.update % config.save_every == 0 and at.update < config.updates:
+                _save(parts, at, optimizer, fit, run)
+    return at
+
+
+def _ask(parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, *, fitted: bool) -> None:
+    """Put the questions that are due; the overseer may take its time."""
+    per_update = config.environments * config.row_steps
+    first = max(1, round(config.first_share * config.comparisons))
+    due = labels_due(at.update * per_update, config.steps, config.comparisons, first, config.schedule_steps)
+    last = at.update + 1 >= config.updates
+    count = (config.comparisons if last else due) - len(at.asked)
+    if count < (1 if last else min(config.ask_at_once, config.comparisons - len(at.asked))) or count < 1:
+        return
+    queries = choose(
+        rows,
+        parts.world,
+        parts.reward if fitted else None,
+        count,
+        Asking(parts.clip_steps, config.queries, parts.question),
+        stream(config.seed, "ask", at.update),
+    )
+    parts.overseer.ask(queries)
+    ids = [query.id for query in queries]
+    at.asked += ids
+    share = round(config.fit.held_out * len(at.asked)) - len(at.held)
+    apart = stream(config.seed, "hold out", at.update).permutation(len(ids))[: max(0, share)]
+    at.held += [ids[place] for place in sorted(apart.tolist())]
+
+
+@dataclass
+class Heard:
+    """What an overseer has said so far in this process. After a kill it may have answered what is yet to be asked again."""
+
+    cursor: int = 0
+    answers: dict[str, Judgement] = field(default_factory=dict[str, Judgement])
+    """The first answer to each question."""
+
+    def listen(self, overseer: Overseer, wait: float) -> None:
+        """Take what has come."""
+        judgements, self.cursor = overseer.answers(self.cursor, wait=wait)
+        for one in judgements:
+            self.answers.setdefault(one.query_id, one)
+
+
+def _hear(
+    parts: ControlParts,
+    config: ControlLoopConfig,
+    at: Position,
+    heard: Heard,
+    pairs: dict[str, Comparison],
+    run: Run,
+) -> int:
+    """Take the answers that have come into `pairs`, by question and in the order of asking; return how many can be learned from."""
+    known = set(at.answered)
+    end = time.monotonic() + config.wait_seconds
+    heard.listen(parts.overseer, 0.0)
+    while (left := end - time.monotonic()) > 0 and not all(query in heard.answers for query in at.asked):
+        heard.listen(parts.overseer, left)
+        if getattr(parts.overseer, "stopped", False):
+            break
+    if getattr(parts.overseer, "stopped", False):  # the person went away: what is open stays in the store
+        raise KeyboardInterrupt
+    fresh = [heard.answers[query] for query in at.asked if query in heard.answers and query not in known]
+    at.answered += [one.query_id for one in fresh]
+    return _join(fresh, at, pairs, run)
+
+
+def _join(fresh: list[Judgement], at: Position, pairs: dict[str, Comparison], run: Run) -> int:
+    queries: dict[str, Query] = run.store.queries_by_id([one.query_id for one in fresh])
+    before = len(pairs)
+    for one in fresh:
+        found, counts = comparisons([queries[one.query_id]], [one])
+        pairs.update((one.query_id, pair) for pair in found)
+        at.unanswered += counts["unanswered"]
+        at.ties += counts["ties"]
+    return len(pairs) - before
+
+
+def _known(at: Position, run: Run) -> dict[str, Comparison]:
+    """Read again the comparisons that were learned from before a kill, in the same order."""
+    judgements, _ = run.store.judgements(0)
+    first: dict[str, Judgement] = {}
+    for one in judgements:
+        first.setdefault(one.query_id, one)
+    pairs: dict[str, Comparison] = {}
+    _join([first[query] for query in at.answered], Position(), pairs, run)
+    return pairs
+
+
+def _improve(
+    parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    """Take one PPO update on the learned reward, and set the learning rate of the next."""
+    for group in optimizer.param_groups:
+        group["lr"] = at.lr
+    reward_BT, explained = _rewarded(parts.reward, rows)
+    small = pieces(rows, config.piece_steps)
+    stats = ppo.update(
+        parts.policy,
+        optimizer,
+        small,
+        reward_BT.reshape(small.mask_BT.shape),
+        config.ppo,
+        stream(config.seed, "minibatches", at.update),
+    )
+    stats |= explained | {"lr": at.lr}
+    if config.target_kl_nats_per_decision:
+        moved = stats["approx_kl_last_nats"] / config.target_kl_nats_per_decision
+        at.lr = float(np.clip(at.lr * (0.5 if moved > 2 else 1.5 if moved < 0.5 else 1.0), 1e-5, 1e-3))
+    return stats
+
+
+def _rewarded(reward: ClipRewards, rows: Episodes) -> tuple[torch.Tensor, dict[str, float]]:
+    members_MBT = reward.members(rows)
+    reward_BT = members_MBT.mean(0)
+    return reward_BT, {
+        "proxy_mean": float(reward_BT.mean()),
+        "proxy_std": float(reward_BT.std(correction=0)),
+        "disagreement": float(members_MBT.std(0, correction=0).mean()),
+    }
+
+
+def _save(parts: ControlParts, at: Position, optimizer: torch.optim.Optimizer, fit: ClipFit, run: Run) -> None:
+    state: dict[str, Any] = {
+        "at": vars(at),
+        "policy": parts.policy.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "reward": parts.reward.state_dict(),
+        "fit": fit.state_dict(),
+        "world": parts.world.state_dict(),
+    }
+    run.save_state(f"update {at.update}", state)

@@ -1,0 +1,34 @@
+"""What the synthetic overseer of the backflip wants: how far and how high a Hopper turned backwards. Only it asks.
+
+Left out: how complete somersaults are counted at the end (`somersaults`), which shares nothing with this.
+
+Shapes: T steps of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backflip.data import Item
+from backflip.worlds.control import unpack
+
+HEIGHT, ANGLE = 1, 2
+LOWEST, REACH = 0.4, 0.6
+"""Turning counts 0.3 at a height of 0.4 m or less, and 1.3 from 1 m on: rolling on the ground is not a backflip."""
+LANDED = 3.0
+"""Radians that a completed turn is worth besides."""
+UPRIGHT_HEIGHT = 1.0
+
+
+def backflip_truth(item: Item) -> NDArray[np.float64]:
+    """Return for every step the backward radians weighted by height, and a bonus where a turn is completed high up."""
+    scene = unpack(item.payload["scene"])
+    angle, height = scene[:, ANGLE], scene[1:, HEIGHT]
+    backward_T = -np.diff(angle)
+    weight_T = 0.3 + np.clip((height - LOWEST) / REACH, 0.0, 1.0)
+    turns = np.floor(-angle / (2 * math.pi))
+    landed_T = np.clip(np.diff(np.maximum.accumulate(turns)), 0, None) * (height > UPRIGHT_HEIGHT)
+    return backward_T * weight_T + LANDED * landed_T

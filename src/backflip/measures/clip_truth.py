@@ -1,0 +1,38 @@
+"""The truth of clips: kept in the store for the teacher, and what a learned reward is worth beside it.
+
+Left out: what is true (each task's own file).
+
+Shapes: B rows, T steps, N steps of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backflip.data import Episodes, Item
+from backflip.store import Store
+from backflip.truth import GuardedTruth, StoredTruth
+from backflip.worlds.control import pack
+
+ClipTruth = Callable[[Item], NDArray[np.float64]]
+
+
+def kept_truth(truth: ClipTruth, store: Store, name: str) -> StoredTruth:
+    """Return a truth that only teachers and measures may ask, and whose values are kept in the store."""
+    return StoredTruth(GuardedTruth(truth), store, name)
+
+
+def correlation_with_truth(reward_BT: Tensor, episodes: Episodes, truth: ClipTruth) -> float:
+    """Return Pearson's correlation of reward and truth over the rows' steps; 0 where either is constant."""
+    if episodes.scene is None:
+        return 0.0
+    items = [Item("", "", {"scene": pack(scene)}, media="clip") for scene in episodes.scene.numpy()]
+    true_N = np.concatenate([truth(item) for item in items])
+    learned_N = reward_BT.double().numpy().ravel()
+    if true_N.std() == 0 or learned_N.std() == 0:
+        return 0.0
+    return float(np.corrcoef(true_N, learned_N)[0, 1])

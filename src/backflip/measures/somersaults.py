@@ -1,0 +1,62 @@
+"""Count complete backward somersaults of a Hopper from the positions of its joints, whatever it was taught by.
+
+A somersault is complete where the torso's accumulated backward turn, `-qpos[2]`, passes another 2 pi, if the torso is above
+1.0 m at that moment or the foot touches the ground within 40 steps, and if it did not fall (below 0.4 m) since the
+one before. Left out: style.
+
+Shapes: L states of an episode, one more than its steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backflip.errors import DataError
+
+TORSO_HEIGHT, TORSO_ANGLE = 1, 2
+TURN = 2 * np.pi
+HIGH, FALLEN = 1.0, 0.4
+SOON = 40
+FOOT_ON_GROUND = 0.07
+"""Height of the lower end of the foot's axis: its capsule has a radius of 0.06 m."""
+
+
+def complete_somersaults(qpos: NDArray[np.float64]) -> list[int]:
+    """Return the steps at which a backward somersault of one episode was completed; `qpos` is (L, 6), in order of time.
+
+    Raises:
+        DataError: it is of another shape, or not finite.
+    """
+    if qpos.ndim != 2 or qpos.shape[1] != 6 or not np.isfinite(qpos).all():
+        raise DataError(f"positions of shape {qpos.shape}; expected finite (steps + 1, 6), the joints of a Hopper")
+    turned = -(qpos[:, TORSO_ANGLE] - qpos[0, TORSO_ANGLE])
+    foot = foot_height(qpos)
+    found: list[int] = []
+    since, goal = 0, TURN
+    for step in range(1, len(qpos)):
+        if turned[step] < goal:
+            continue
+        goal += TURN
+        soon = foot[step : step + SOON + 1].min() <= FOOT_ON_GROUND
+        landed = qpos[step, TORSO_HEIGHT] > HIGH or soon
+        fell = qpos[since : step + 1, TORSO_HEIGHT].min() < FALLEN
+        since = step
+        if landed and not fell:
+            found.append(step)
+    return found
+
+
+def foot_height(qpos: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the height of the lower end of the foot's axis in every state, from the joints and the lengths in hopper.xml."""
+    torso, thigh, leg, foot = (qpos[:, place] for place in (2, 3, 4, 5))
+    thigh_angle = torso - thigh  # the hinges of the limbs turn the other way round than the torso's
+    leg_angle = thigh_angle - leg
+    foot_angle = leg_angle - foot
+    ankle = qpos[:, TORSO_HEIGHT] - 0.2 * np.cos(torso) - 0.45 * np.cos(thigh_angle) - 0.5 * np.cos(leg_angle)
+    return ankle + np.minimum(0.13 * np.sin(foot_angle), -0.26 * np.sin(foot_angle))
+
+
+def backward_turns(qpos: NDArray[np.float64]) -> float:
+    """Return the net backward turns of one episode, whatever they looked like."""
+    return float(-(qpos[-1, TORSO_ANGLE] - qpos[0, TORSO_ANGLE]) / TURN)

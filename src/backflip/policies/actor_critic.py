@@ -1,0 +1,217 @@
+"""A Gaussian actor with a critic, two small networks: the policy of the control worlds.
+
+`act` is one decision for every row, computed with numpy on the very weights that torch trains: a step of a few rows costs
+tens of microseconds, not hundreds. `evaluate` is the same function with gradients, and their agreement is what PPO's
+ratio check sees. Left out: observations of pixels.
+
+Shapes: B rows, T decisions, F features of an observation, A numbers of an action, D hidden,
+N decisions of all rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from backflip.data import Act, Episodes, Evaluation
+from backflip.errors import ConfigError, DataError
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+SEEN_AT_MOST = 10.0
+"""Normalised features beyond this are cut: a body that flies off must not blow up the networks."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Shape of the networks."""
+
+    hidden: int = 64
+    """Width of each of two tanh layers, of actor and critic alike."""
+    first_std: float = 0.6
+    """Standard deviation of the actions of a fresh policy; an action runs from -1 to 1."""
+    first_gain: float = 0.01
+    """Gain of the actor's last layer at the start: small, so that a fresh policy looks at nothing yet."""
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.first_std <= 0:
+            raise ConfigError("policy.hidden must be 1 or more and policy.first_std above 0")
+
+
+class ActorCritic(nn.Module):
+    """Actions from a normal distribution whose mean depends on the observation and whose deviation does not."""
+
+    mean_F: Tensor
+    scale_F: Tensor
+    seen: Tensor
+
+    def __init__(self, features: int, actions: int, config: ActorCriticConfig, rng: np.random.Generator) -> None:
+        """Draw orthogonal weights (Engstrom et al. 2020) from `rng`."""
+        super().__init__()
+        self.config = config
+        sizes = [features, config.hidden, config.hidden]
+        self.actor = nn.ParameterList(_layers([*sizes, actions], config.first_gain, rng))
+        self.critic = nn.ParameterList(_layers([*sizes, 1], 1.0, rng))
+        self.log_std_A = nn.Parameter(torch.full((actions,), math.log(config.first_std)))
+        self.register_buffer("mean_F", torch.zeros(features))
+        self.register_buffer("scale_F", torch.ones(features))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("spread_F", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("exact_mean_F", torch.zeros(features, dtype=torch.float64))
+
+    # -- the Policy protocol -----------------------------------------------------------------------------------------
+
+    def act(self, obs: Tensor, rng: np.random.Generator) -> Act:
+        """Decide once for every row of obs, (B, 1, F) float32."""
+        seen_BF = self._look(obs[:, 0].numpy())
+        mean_BA = _numpy_pass(self.actor, seen_BF)
+        log_std_A = self.log_std_A.detach().numpy()
+        noise_BA = rng.standard_normal(mean_BA.shape, dtype=np.float32)
+        action_BA = mean_BA + np.exp(log_std_A) * noise_BA
+        logp_B = -(0.5 * noise_BA * noise_BA + log_std_A + HALF_LOG_2PI).sum(1)
+        value_B = _numpy_pass(self.critic, seen_BF)[:, 0]
+        rows = len(action_BA)
+        return Act(
+            action=torch.from_numpy(action_BA[:, None]),
+            mask_BT=torch.ones(rows, 1, dtype=torch.bool),
+            logp_BT=torch.from_numpy(logp_B[:, None]),
+            ended_B=torch.zeros(rows, dtype=torch.bool),
+            value_BT=torch.from_numpy(value_B[:, None]),
+        )
+
+    def evaluate(self, episodes: Episodes) -> Evaluation:
+        """Return log-probability, entropy and value of every decision."""
+        steps = episodes.mask_BT.shape[1]
+        seen_BTF = self.normalised(episodes.obs[:, :steps])
+        mean_BTA = _torch_pass(self.actor, seen_BTF)
+        noise_BTA = (episodes.action - mean_BTA) * torch.exp(-self.log_std_A)
+        logp_BT = -(0.5 * noise_BTA * noise_BTA + self.log_std_A + HALF_LOG_2PI).sum(-1)
+        entropy = (self.log_std_A + 0.5 + HALF_LOG_2PI).sum()
+        value_BT = _torch_pass(self.critic, seen_BTF)[..., 0]
+        zero = torch.zeros(())
+        mask_BT = episodes.mask_BT
+        return Evaluation(
+            torch.where(mask_BT, logp_BT, zero),
+            torch.where(mask_BT, entropy.expand(mask_BT.shape), zero),
+            torch.where(mask_BT, value_BT, zero),
+        )
+
+    @torch.no_grad()
+    def kl_BT(self, reference: Any, episodes: Episodes) -> Tensor:
+        """Return the KL between the two normal distributions at every decision, nats."""
+        steps = episodes.mask_BT.shape[1]
+        ours_BTA = _torch_pass(self.actor, self.normalised(episodes.obs[:, :steps]))
+        theirs_BTA = _torch_pass(reference.actor, reference.normalised(episodes.obs[:, :steps]))
+        gap_A = self.log_std_A - reference.log_std_A
+        apart_BTA = ((ours_BTA - theirs_BTA) * torch.exp(-reference.log_std_A)) ** 2
+        kl_BT = (0.5 * (torch.exp(2 * gap_A) + apart_BTA - 1) - gap_A).sum(-1)
+        return torch.where(episodes.mask_BT, kl_BT, torch.zeros(()))
+
+    # -- observations ------------------------------------------------------------------------------------------------
+
+    def value_B(self, obs_BF: Tensor) -> Tensor:
+        """Return the critic's value of single observations, no gradient."""
+        return torch.from_numpy(_numpy_pass(self.critic, self._look(obs_BF.numpy()))[:, 0])
+
+    def normalised(self, obs: Tensor) -> Tensor:
+        """Scale features to mean 0 and deviation 1 over all that was learned of them, cut at `SEEN_AT_MOST`."""
+        return ((obs - self.mean_F) * self.scale_F).clip(-SEEN_AT_MOST, SEEN_AT_MOST)
+
+    @torch.no_grad()
+    def learn_scale(self, episodes: Episodes) -> None:
+        """Add the observations of these rows to what the scale rests on (Welford 1962). Never between acting and updating.
+
+        Raises:
+            DataError: an observation is not finite.
+        """
+        steps = episodes.mask_BT.shape[1]
+        seen_NF = episodes.obs[:, :steps][episodes.mask_BT].double()
+        if not torch.isfinite(seen_NF).all():
+            raise DataError("an observation is not finite, so nothing can be learned from it; look at the environment")
+        count = len(seen_NF)
+        mean_F = seen_NF.mean(0)
+        total = self.seen + count
+        gap_F = mean_F - self.exact_mean_F
+        self.spread_F += ((seen_NF - mean_F) ** 2).sum(0) + gap_F**2 * self.seen * count / total
+        self.exact_mean_F += gap_F * count / total
+        self.seen += count
+        self.mean_F.copy_(self.exact_mean_F)
+        self.scale_F.copy_(1 / torch.sqrt(self.spread_F / self.seen + 1e-8))
+
+    def _look(self, obs_BF: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen_BF = (obs_BF - self.mean_F.numpy()) * self.scale_F.numpy()
+        return np.clip(seen_BF, -SEEN_AT_MOST, SEEN_AT_MOST, out=seen_BF)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write the weights and their shape as one safetensors file in a folder, atomically."""
+        from safetensors.torch import save_file
+
+        from backflip.checkpoint import atomic_folder
+
+        with atomic_folder(path) as folder:
+            card = {
+                "features": str(len(self.mean_F)),
+                "actions": str(len(self.log_std_A)),
+                "hidden": str(self.config.hidden),
+            }
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "policy.safetensors", card)
+
+    @classmethod
+    def load(cls, path: Path) -> ActorCritic:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: it is missing or half-written.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        file = path / "policy.safetensors"
+        try:
+            with safe_open(file, framework="pt") as opened:
+                card = {name: int(value) for name, value in (opened.metadata() or {}).items()}
+                tensors = {name: opened.get_tensor(name) for name in opened.offset_keys()}
+            policy = cls(
+                card["features"], card["actions"], ActorCriticConfig(hidden=card["hidden"]), np.random.default_rng(0)
+            )
+            policy.load_state_dict(tensors)
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise DataError(f"cannot read the policy {file} ({error}); expected a file of a control run") from error
+        return policy
+
+
+def _layers(sizes: list[int], last_gain: float, rng: np.random.Generator) -> list[nn.Parameter]:
+    """Return weights (in, out) and biases in turn, orthogonal, gain sqrt(2) but for the last."""
+    found: list[nn.Parameter] = []
+    for place, (inside, outside) in enumerate(pairwise(sizes)):
+        tall, wide = max(inside, outside), min(inside, outside)
+        q, r = np.linalg.qr(rng.standard_normal((tall, wide)))
+        q = q * np.sign(np.diag(r))
+        weight = (q if inside >= outside else q.T) * (last_gain if place == len(sizes) - 2 else math.sqrt(2))
+        found += [nn.Parameter(torch.tensor(weight, dtype=torch.float32)), nn.Parameter(torch.zeros(outside))]
+    return found
+
+
+def _torch_pass(layers: nn.ParameterList, x: Tensor) -> Tensor:
+    weights = list(layers)
+    for place in range(0, len(weights), 2):
+        x = x @ weights[place] + weights[place + 1]
+        x = torch.tanh(x) if place + 2 < len(weights) else x
+    return x
+
+
+def _numpy_pass(layers: nn.ParameterList, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    weights = [weight.detach().numpy() for weight in layers]
+    for place in range(0, len(weights), 2):
+        x = x @ weights[place]
+        x += weights[place + 1]
+        x = np.tanh(x, out=x) if place + 2 < len(weights) else x
+    return x

@@ -1,0 +1,248 @@
+"""Rewards of single steps, learned from comparisons of clips: an ensemble of small networks in one batched pass.
+
+The preference between two clips is Bradley-Terry on the sums of their steps' rewards, undiscounted (Christiano et al. 2017, sec.
+2.2.1): the same loss as for texts, whose reward sits on one step. Members are stacked along a leading axis, so nothing
+loops over members or pairs. Left out: which clips are compared (`queries`), and pixels.
+
+Shapes: M members, B rows, T steps, F features, A numbers of an action, D hidden, I inputs
+(F + A), N comparisons or steps, R distinct clips.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from backflip.data import Episodes
+from backflip.errors import ConfigError, DataError
+from backflip.protocols import World
+from backflip.rewards.comparisons import Comparison
+from backflip.rewards.fit import Rows, bradley_terry_loss
+
+
+@dataclass(frozen=True)
+class ClipFitConfig:
+    """How the ensemble is fitted, each time that answers have come."""
+
+    members: int = 3
+    """Networks in the ensemble."""
+    hidden: int = 64
+    """Width of each of two leaky-ReLU layers (Christiano et al. 2017, A.1)."""
+    steps: int = 60
+    """Gradient steps after every batch of answers; the first fit takes `first_steps`."""
+    first_steps: int = 200
+    """Gradient steps of the first fit."""
+    batch: int = 64
+    """Comparisons a step."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    noise: float = 0.1
+    """Share of answers taken to be uniformly random (Christiano et al. 2017, sec. 2.2.3)."""
+    held_out: float = 0.1
+    """Share of each batch of answers that is only measured."""
+    bootstrap: bool = True
+    """Whether every member sees its own draw with replacement of the comparisons."""
+    l2: float = 1e-4
+    """Weight of the squared weights at first; steered so that the held-out loss stays between 1.1 and 1.5 times the fitted one
+    (Christiano et al. 2017, sec. 2.2.3), both as means over comparisons. 0 is off."""
+
+    def __post_init__(self) -> None:
+        if self.members < 1 or self.steps < 1 or self.first_steps < 1 or self.batch < 1:
+            raise ConfigError("fit.members, fit.steps, fit.first_steps and fit.batch must be 1 or more")
+        if not 0 <= self.held_out < 1 or not 0 <= self.noise < 1 or self.l2 < 0 or self.lr <= 0:
+            raise ConfigError("fit.held_out and fit.noise are shares below 1, fit.l2 is 0 or more, fit.lr above 0")
+
+
+class ClipRewards(nn.Module):
+    """M networks from (observation, action) to a reward; as a reward model their mean, each normalised on its own."""
+
+    input_mean: Tensor
+    input_scale: Tensor
+    mean_M: Tensor
+    std_M: Tensor
+
+    def __init__(self, features: int, actions: int, config: ClipFitConfig, rng: np.random.Generator) -> None:
+        """Draw the weights from `rng` (He et al. 2015; the last layer at scale 1 / sqrt(D + 1))."""
+        super().__init__()
+        sizes = [features + actions, config.hidden, config.hidden, 1]
+        self.weights = nn.ParameterList()
+        for inside, outside in pairwise(sizes):
+            gain = math.sqrt(2 / inside) if outside > 1 else 1 / math.sqrt(inside + 1)
+            drawn = rng.standard_normal((config.members, inside, outside)) * gain
+            self.weights.append(nn.Parameter(torch.tensor(drawn, dtype=torch.float32)))
+            self.weights.append(nn.Parameter(torch.zeros(config.members, 1, outside)))
+        self.register_buffer("input_mean", torch.zeros(features + actions))
+        self.register_buffer("input_scale", torch.ones(features + actions))
+        self.register_buffer("mean_M", torch.zeros(config.members))
+        self.register_buffer("std_M", torch.zeros(config.members))
+
+    def raw_MBT(self, episodes: Episodes) -> Tensor:
+        """Return every member's reward of every step before normalising, with gradients; 0 where masked."""
+        steps = episodes.mask_BT.shape[1]
+        rows = len(episodes)
+        seen = torch.cat([episodes.obs[:, :steps], episodes.action.clip(-1, 1)], dim=-1)
+        x: Tensor = ((seen - self.input_mean) * self.input_scale).clip(-10, 10).view(1, rows * steps, -1)
+        weights = list(self.weights)
+        for place in range(0, len(weights), 2):
+            x = torch.matmul(x, weights[place]) + weights[place + 1]
+            x = leaky_relu(x, 0.01) if place + 2 < len(weights) else x
+        return torch.where(episodes.mask_BT, x.view(-1, rows, steps), torch.zeros(()))
+
+    @torch.no_grad()
+    def members(self, episodes: Episodes) -> Tensor:
+        """Return each member's normalised reward, (M, B, T). Scoring never moves the normaliser.
+
+        Raises:
+            DataError: no normaliser was measured.
+        """
+        if not bool((self.std_M > 0).all()):
+            raise DataError("this reward has no normaliser; call measure_normaliser on rows of the policy first")
+        raw_MBT = self.raw_MBT(episodes)
+        normal_MBT = (raw_MBT - self.mean_M[:, None, None]) / self.std_M[:, None, None]
+        return torch.where(episodes.mask_BT, normal_MBT, torch.zeros(()))
+
+    def __call__(self, episodes: Episodes) -> Tensor:
+        """Return the mean over members of their normalised reward_BT, no gradient."""
+        return self.members(episodes).mean(0)
+
+    @torch.no_grad()
+    def measure_normaliser(self, episodes: Episodes) -> None:
+        """Give every member mean 0 and standard deviation 1 over the steps of these rows.
+
+        Raises:
+            DataError: a member gives every step the same reward.
+        """
+        value_MN = self.raw_MBT(episodes)[:, episodes.mask_BT]
+        std_M = value_MN.std(1, correction=0)
+        if not bool((std_M > 1e-8).all()):
+            raise DataError(
+                "a reward network is constant on these rows, so it has no scale; collect others, or fit again"
+            )
+        self.mean_M.copy_(value_MN.mean(1))
+        self.std_M.copy_(std_M)
+
+    @torch.no_grad()
+    def scale_inputs(self, episodes: Episodes) -> None:
+        """Scale observations and actions to mean 0 and deviation 1 over these rows."""
+        steps = episodes.mask_BT.shape[1]
+        seen_NI = torch.cat([episodes.obs[:, :steps], episodes.action.clip(-1, 1)], dim=-1)[episodes.mask_BT]
+        self.input_mean.copy_(seen_NI.mean(0))
+        self.input_scale.copy_(1 / (seen_NI.std(0, correction=0) + 1e-3))
+
+    @torch.no_grad()
+    def preference_MN(self, first: Episodes, second: Episodes) -> Tensor:
+        """Return each member's probability that the first clip of each pair is preferred."""
+        return torch.sigmoid(self.raw_MBT(first).sum(-1) - self.raw_MBT(second).sum(-1))
+
+
+class ClipFit:
+    """The fit as it goes on while answers come in: weights, Adam and the weight of the L2 penalty are its state."""
+
+    def __init__(self, reward: ClipRewards, config: ClipFitConfig) -> None:
+        """Prepare to fit `reward` in place."""
+        self.reward, self.config = reward, config
+        self.optimizer = torch.optim.Adam(reward.parameters(), lr=config.lr)
+        self.l2 = config.l2
+        self.fits = 0
+
+    def __call__(
+        self, world: World, inside: Sequence[Comparison], held: Sequence[Comparison], rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Take this fit's steps on the comparisons `inside` and measure on `held`; return statistics.
+
+        `loss` (nats a comparison, mean over the last half of the steps), `accuracy`, `l2`, `grad_norm`; where any are held out
+        `held_out_loss`, `held_out_accuracy`, `held_out_n` of decisive ones.
+
+        Raises:
+            DataError: there are no comparisons, or the loss is no longer finite.
+        """
+        if not inside:
+            raise DataError("no comparisons to fit a reward on; ask an overseer first")
+        rows = Rows.of(world, inside)
+        self.reward.scale_inputs(rows.episodes)
+        count_MN = self._counts(len(inside), rng)
+        steps = self.config.steps if self.fits else self.config.first_steps
+        losses, norms = list[float](), list[float]()
+        for _ in range(steps):
+            at_B = torch.from_numpy(rng.integers(0, len(inside), min(self.config.batch, len(inside))))
+            loss, norm = self._step(rows, at_B, count_MN[:, at_B])
+            losses.append(loss)
+            norms.append(norm)
+        self.fits += 1
+        fitted = self._measure(rows)
+        stats = {
+            "loss": float(np.mean(losses[len(losses) // 2 :])),
+            "accuracy": fitted["accuracy"],
+            "grad_norm": float(np.mean(norms)),
+            "comparisons": float(len(inside)),
+        }
+        if held:
+            apart = self._measure(Rows.of(world, held))
+            stats |= {f"held_out_{name}": value for name, value in apart.items()}
+            self._steer(fitted["loss"], apart["loss"])
+        return stats | {"l2": self.l2}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next fit depends on."""
+        return {"optimizer": self.optimizer.state_dict(), "l2": self.l2, "fits": self.fits}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.l2, self.fits = float(state["l2"]), int(state["fits"])
+
+    def _counts(self, count: int, rng: np.random.Generator) -> Tensor:
+        """Return how often each member sees each comparison."""
+        members = self.config.members
+        if not self.config.bootstrap or members == 1:
+            return torch.ones(members, count)
+        drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(members)]
+        return torch.from_numpy(np.stack(drawn)).float()
+
+    def _step(self, rows: Rows, at_B: Tensor, weight_MB: Tensor) -> tuple[float, float]:
+        used_R, inverse = torch.unique(torch.cat([rows.first_B[at_B], rows.second_B[at_B]]), return_inverse=True)
+        score_MR = self.reward.raw_MBT(rows.episodes.select(used_R)).sum(-1)
+        first, second = inverse.chunk(2)
+        delta_MB = score_MR[:, first] - score_MR[:, second]
+        weight_MB = weight_MB * rows.weight_B[at_B]
+        share_MB = rows.share_B[at_B].expand_as(delta_MB)
+        loss = bradley_terry_loss(delta_MB, share_MB, weight_MB.clamp_min(1e-9), self.config.noise)
+        squares = sum((weight**2).sum() for weight in list(self.reward.weights)[::2])
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * self.config.members + self.l2 * squares).backward()
+        norm = nn.utils.clip_grad_norm_(self.reward.parameters(), 10.0)
+        if not torch.isfinite(norm):
+            raise DataError(
+                "the gradient of the reward fit is not finite; lower fit.lr (nothing was changed by this step)"
+            )
+        self.optimizer.step()
+        return float(loss.detach()), float(norm)
+
+    @torch.no_grad()
+    def _measure(self, rows: Rows) -> dict[str, float]:
+        """Return loss (mean over members) and accuracy of the mean of the members, on comparisons."""
+        score_MR = self.reward.raw_MBT(rows.episodes).sum(-1)
+        delta_MB = score_MR[:, rows.first_B] - score_MR[:, rows.second_B]
+        share_MB = rows.share_B.expand_as(delta_MB)
+        loss = bradley_terry_loss(delta_MB, share_MB, rows.weight_B.expand_as(delta_MB), self.config.noise)
+        decisive_B = rows.share_B != 0.5
+        right_B = (1 + torch.sign(delta_MB.mean(0)) * torch.sign(rows.share_B - 0.5))[decisive_B] / 2
+        return {
+            "loss": float(loss),
+            "accuracy": float(right_B.mean()) if len(right_B) else 0.5,
+            "n": float(len(right_B)),
+        }
+
+    def _steer(self, fitted: float, held: float) -> None:
+        if self.l2 == 0:
+            return
+        ratio = held / max(fitted, 1e-9)
+        self.l2 = float(np.clip(self.l2 * (1.5 if ratio > 1.5 else 1 / 1.5 if ratio < 1.1 else 1.0), 1e-7, 1e-2))

@@ -1,0 +1,79 @@
+"""Which pairs of clips are worth a question, and when: random, where the ensemble disagrees, or half and half.
+
+The reason stands in the query, so that its worth can be measured later. Left out: asking.
+
+Shapes: M members, N candidate pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from backflip.data import Episodes, Query
+from backflip.errors import ConfigError
+from backflip.protocols import World
+from backflip.rewards.clips import ClipRewards
+from backflip.worlds.control import cut
+
+CANDIDATES = 10
+"""Pairs drawn for each that is asked about by disagreement (Christiano et al. 2017, sec. 2.2.4)."""
+Choice = Literal["random", "disagreement", "mixed"]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How pairs are chosen."""
+
+    clip_steps: int
+    how: Choice
+    question: str
+
+
+def choose(
+    rows: Episodes, world: World, reward: ClipRewards | None, count: int, asking: Asking, rng: np.random.Generator
+) -> list[Query]:
+    """Cut clips from `rows` and return `count` comparisons of two, which of them is shown first drawn at random.
+
+    disagreement: of ten times as many pairs those whose preference varies most over the members. mixed: half of each. Before
+    there is a fitted `reward` (None) all are random.
+    """
+    chosen = 0 if reward is None or asking.how == "random" else count if asking.how == "disagreement" else count // 2
+    drawn = 2 * (count - chosen + CANDIDATES * chosen)
+    clips = cut(rows, asking.clip_steps, drawn, rng)
+    pairs = np.arange(drawn).reshape(-1, 2)
+    picked = [(pair, "random") for pair in pairs[: count - chosen]]
+    if chosen and reward is not None:
+        rest = pairs[count - chosen :]
+        p_MN = reward.preference_MN(clips.select(rest[:, 0].tolist()), clips.select(rest[:, 1].tolist()))
+        order = torch.argsort(p_MN.var(0, correction=0), descending=True, stable=True)[:chosen].tolist()
+        picked += [(rest[place], "disagreement") for place in order]
+    items = world.show(clips.select(np.concatenate([pair for pair, _ in picked]).tolist()))
+    turned = rng.permutation(len(picked)) % 2
+    orders = ((0, 1), (1, 0))
+    queries = [
+        Query((items[2 * k], items[2 * k + 1]), asking.question, order=orders[int(turned[k])])
+        for k in range(len(picked))
+    ]
+    return [replace(query, reason=why) for query, (_, why) in zip(queries, picked, strict=True)]
+
+
+def labels_due(steps: int, total_steps: int, labels: int, first: int, constant: float) -> int:
+    """Return how many labels should have been asked for after `steps` of `total_steps`; exactly `labels` at the end.
+
+    The rate falls as constant / (steps + constant) (Christiano et al. 2017, A.1): first + (labels - first) * ln(1 + steps /
+    constant) / ln(1 + total / constant).
+
+    Raises:
+        ConfigError: more first labels than labels, or a constant that is not above 0.
+    """
+    if not 0 <= first <= labels or constant <= 0 or total_steps < 1:
+        raise ConfigError(
+            f"a schedule of {labels} labels, {first} of them at first, constant {constant}: expected 0 <= first <= labels"
+        )
+    share = math.log1p(min(steps, total_steps) / constant) / math.log1p(total_steps / constant)
+    return min(labels, first + round((labels - first) * share))

@@ -1,0 +1,169 @@
+"""The loop of clips: it goes on without answers, takes them late and out of order, and resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backflip.data import Judgement, Query
+from backflip.errors import ConfigError
+from backflip.loops.control import ControlLoopConfig, ControlParts, train
+from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
+from backflip.rewards.clips import ClipFitConfig, ClipRewards
+from backflip.run import Run
+from backflip.store import Store
+from backflip.worlds.control import ControlWorld, unpack
+
+CONFIG = ControlLoopConfig(
+    steps=1200,
+    environments=2,
+    row_steps=50,
+    piece_steps=25,
+    comparisons=20,
+    ask_at_once=4,
+    schedule_steps=1e3,
+    ppo=replace(ControlLoopConfig().ppo, minibatches=2),
+    fit=ClipFitConfig(steps=4, first_steps=8, batch=16),
+    save_every=3,
+    check_every=4,
+)
+
+
+class Judge:
+    """Prefers the clip that ends further ahead; tells what it knows when `patience` updates have passed, last first."""
+
+    def __init__(self, store: Store, patience: int = 0, skips: bool = False) -> None:
+        self.store, self.patience, self.skips = store, patience, skips
+        self.waiting: list[tuple[int, Judgement]] = []
+        self.clock = 0
+        self.stopped = False
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        self.store.add_queries(queries)
+        self.waiting += [(self.clock + self.patience, self.judge(query)) for query in queries]
+
+    def answers(self, since: int, wait: float = 0.0) -> tuple[list[Judgement], int]:
+        self.clock += 1
+        due = [one for when, one in self.waiting if when < self.clock][::-1]
+        self.waiting = [(when, one) for when, one in self.waiting if when >= self.clock]
+        if due:
+            self.store.add_judgements(due)
+        return self.store.judgements(since)
+
+    def judge(self, query: Query) -> Judgement:
+        if self.skips:
+            return Judgement(query.id, "judge", None, note="never says anything")
+        first, second = (float(unpack(item.payload["scene"])[-1, 0]) for item in query.items)
+        return Judgement(query.id, "judge", (1.0, 0.0) if first > second else (0.0, 1.0))
+
+
+def parts_of(run: Run, config: ControlLoopConfig, judge: Any = None) -> ControlParts:
+    world = ControlWorld("Hopper-v5", environments=config.environments, steps=config.row_steps, seed=config.seed)
+    rngs = [np.random.default_rng([config.seed, k]) for k in range(2)]
+    return ControlParts(
+        world=world,
+        policy=ActorCritic(world.features, world.actions, ActorCriticConfig(hidden=8), rngs[0]),
+        overseer=judge or Judge(run.store),
+        reward=ClipRewards(world.features, world.actions, config.fit, rngs[1]),
+        clip_steps=10,
+        question="which?",
+        check=lambda policy, reward, rows: {"height_m": float(rows.obs[:, :, 0].mean())},
+    )
+
+
+def start(folder: Path, config: ControlLoopConfig = CONFIG) -> Run:
+    return Run.create("control", config, root=folder.parent, seed=config.seed, folder=folder)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+
+def test_it_asks_what_was_planned_and_learns(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        parts = parts_of(run, CONFIG)
+        before = {name: value.clone() for name, value in parts.policy.state_dict().items()}
+        at = train(parts, CONFIG, run)
+        assert at.update == 12 and len(at.asked) == len(at.answered) == 20
+        assert run.store.counts()["judgements"] == 20
+    rows = metrics(tmp_path / "run")
+    assert [row["step"] for row in rows if row["phase"] == "control"] == list(range(1, 13))
+    asked = [row["asked"] for row in rows if row["phase"] == "control"]
+    assert asked[0] == 5 and asked == sorted(asked) and asked[-1] == 20  # a quarter before anything was learned
+    assert max(row["held_out_n"] for row in rows if row["phase"] == "reward" and "held_out_n" in row) >= 1
+    assert not torch.equal(before["actor.4"], parts.policy.state_dict()["actor.4"])
+    assert [row["step"] for row in rows if row["phase"] == "check"] == [4, 8, 12]
+
+
+def test_it_never_waits_and_takes_late_answers_out_of_order(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        judge = Judge(run.store, patience=3)
+        at = train(parts_of(run, CONFIG, judge), CONFIG, run)
+        assert at.update == 12 and 0 < len(at.answered) < 20  # the last ones came too late, and nobody waited
+    rows = metrics(tmp_path / "run")
+    control = [row for row in rows if row["phase"] == "control"]
+    assert control[0]["asked"] == 5 and control[0]["answered"] == 0 and "policy_loss" not in control[0]
+    assert "policy_loss" in control[-1]
+
+
+def test_a_judge_who_always_skips_teaches_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        parts = parts_of(run, CONFIG, Judge(run.store, skips=True))
+        before = [value.clone() for value in parts.policy.parameters()]
+        at = train(parts, CONFIG, run)
+        assert (at.unanswered, at.ties, len(at.answered)) == (20, 0, 20)
+        assert all(torch.equal(a, b) for a, b in zip(before, parts.policy.parameters(), strict=True))
+    assert not [row for row in metrics(tmp_path / "run") if row["phase"] == "reward"]
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 4, 8, 11])
+def test_killed_and_resumed_it_ends_with_the_same_numbers(tmp_path: Path, after: int) -> None:
+    with start(tmp_path / "whole") as run:
+        whole = parts_of(run, CONFIG)
+        train(whole, CONFIG, run)
+    with pytest.raises(Stop), start(tmp_path / "killed") as run:
+        parts = parts_of(run, CONFIG)
+        real, done = parts.policy.learn_scale, 0
+
+        def dies(rows: Any) -> None:
+            nonlocal done
+            done += 1
+            if done > after:
+                raise Stop
+            real(rows)
+
+        parts.policy.learn_scale = dies  # type: ignore[method-assign]
+        train(parts, CONFIG, run)
+    with Run.resume(tmp_path / "killed") as run:
+        again = parts_of(run, CONFIG)
+        train(again, CONFIG, run)
+    for name, value in whole.policy.state_dict().items():
+        assert torch.equal(value, again.policy.state_dict()[name]), name
+    for name, value in whole.reward.state_dict().items():
+        assert torch.equal(value, again.reward.state_dict()[name]), name
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+
+
+def test_a_person_who_goes_away_stops_it_cleanly(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), start(tmp_path / "run") as run:
+        judge = Judge(run.store)
+        judge.stopped = True
+        train(parts_of(run, CONFIG, judge), CONFIG, run)
+
+
+def test_bad_settings_are_one_line() -> None:
+    for wrong in ({"steps": 0}, {"comparisons": 0}, {"first_share": 0.0}, {"first_share": 1.5}, {"wait_seconds": -1.0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            ControlLoopConfig(**wrong)  # type: ignore[arg-type]

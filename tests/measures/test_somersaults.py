@@ -1,0 +1,121 @@
+"""Somersaults are counted by hand-made motions of which everybody can say how many they hold."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backflip.data import Item
+from backflip.errors import DataError
+from backflip.measures import backflip_truth as teacher_file
+from backflip.measures import somersaults
+from backflip.measures.backflip_truth import backflip_truth
+from backflip.measures.somersaults import backward_turns, complete_somersaults, foot_height
+from backflip.worlds.control import pack
+from backflip.worlds.mujoco_batch import MujocoBatch
+from backflip.worlds.mujoco_tasks import find_task
+
+
+def motion(turns: float, height: float = 1.3, steps: int = 1000) -> np.ndarray:
+    qpos = np.zeros((steps + 1, 6))
+    qpos[:, 1] = height
+    qpos[:, 2] = -2 * np.pi * turns * np.linspace(0, 1, steps + 1)
+    return qpos
+
+
+def test_whole_backward_turns_high_up_are_counted() -> None:
+    assert len(complete_somersaults(motion(3.5))) == 3
+    assert complete_somersaults(motion(2.5)) == [400, 800]
+    assert backward_turns(motion(2.5)) == pytest.approx(2.5)
+
+
+def test_forward_turns_and_swinging_are_none() -> None:
+    assert complete_somersaults(motion(-3.5)) == []
+    swinging = motion(0)
+    swinging[:, 2] = 3 * np.sin(np.linspace(0, 60, 1001))
+    assert complete_somersaults(swinging) == []
+
+
+def test_going_back_and_over_again_counts_once() -> None:
+    qpos = motion(0)
+    qpos[:, 2] = -2 * np.pi * np.interp(np.arange(1001), [0, 300, 400, 500, 1000], [0, 1.2, 0.8, 1.2, 1.3])
+    assert len(complete_somersaults(qpos)) == 1
+
+
+def test_a_fall_spoils_the_turn_in_which_it_happens() -> None:
+    qpos = motion(3.5)
+    qpos[100:110, 1] = 0.3  # in the first turn
+    assert len(complete_somersaults(qpos)) == 2
+
+
+def test_low_turns_need_the_foot_on_the_ground_soon() -> None:
+    low = motion(1.5, height=0.9)
+    low[:, 3:5] = -1.2  # legs drawn in, so that the foot is in the air
+    crossing = int(np.argmax(-low[:, 2] >= 2 * np.pi))
+    assert foot_height(low)[crossing : crossing + 41].min() > 0.07
+    assert complete_somersaults(low) == []
+    for after, counted in ((40, 1), (41, 0)):
+        landed = low.copy()
+        landed[crossing + after, 1] = 0.0  # the whole body on the ground at that moment
+        landed[crossing + after, 1] = 0.9 - foot_height(low)[crossing + after] + 0.05
+        landed[crossing + after, 1] = max(landed[crossing + after, 1], 0.41)
+        landed[crossing + after, 2:5] = -2 * np.pi, 0.0, 0.0
+        landed[crossing + after, 1] = 1.0 if counted else landed[crossing + after, 1]
+        assert (foot_height(landed)[crossing + after] <= 0.07) or not counted
+        assert len(complete_somersaults(landed)) == counted
+
+
+def test_the_foot_is_where_mujoco_has_it() -> None:
+    mujoco: Any = pytest.importorskip("mujoco")
+    batch = MujocoBatch(find_task("Hopper-v5"), 1, threads=1)
+    model, data = batch.model, batch.data[0]
+    foot = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, "foot_geom")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        qpos = rng.uniform(-3, 3, 6)
+        batch.place(0, qpos, np.zeros(6))
+        axis = data.geom_xmat[foot].reshape(3, 3)[:, 2] * model.geom_size[foot, 1]
+        lowest = min(data.geom_xpos[foot][2] - axis[2], data.geom_xpos[foot][2] + axis[2])
+        assert foot_height(qpos[None])[0] == pytest.approx(lowest, abs=1e-9)
+
+
+def test_what_is_no_hopper_is_refused() -> None:
+    for wrong in (np.zeros((5, 3)), np.zeros(6), np.full((5, 6), np.nan)):
+        with pytest.raises(DataError, match="joints of a Hopper"):
+            complete_somersaults(wrong)
+
+
+# -- what the teacher sees -------------------------------------------------------------------------------------------
+
+
+def truth_of(qpos: np.ndarray) -> np.ndarray:
+    return backflip_truth(Item("Hopper-v5", "", {"scene": pack(np.hstack([qpos, np.zeros_like(qpos)]))}, media="clip"))
+
+
+def test_the_teacher_wants_backward_turns_high_up() -> None:
+    assert len(truth_of(motion(1, steps=125))) == 125
+    high, low, forward, still = (
+        truth_of(one).sum() for one in (motion(1.2), motion(1.2, height=0.3), motion(-1.2), motion(0))
+    )
+    assert high > low > still == 0 > forward
+
+
+def test_teacher_and_count_share_nothing() -> None:
+    """Neither imports the other, nor any function of a third file that both use."""
+    used: list[set[str]] = []
+    for module in (teacher_file, somersaults):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        used.append(
+            {
+                f"{node.module}.{name.name}"
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backflip")
+                for name in node.names
+            }
+        )
+    assert used[0] & used[1] == set() and not any("somersaults" in name for name in used[0])
+    assert not any("truth" in name for name in used[1])

@@ -1,0 +1,200 @@
+"""Rewards from clips: the same likelihood as for texts, members apart, a normaliser that scoring never moves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backflip.data import Episodes
+from backflip.errors import ConfigError, DataError
+from backflip.rewards.clips import ClipFit, ClipFitConfig, ClipRewards
+from backflip.rewards.comparisons import Comparison
+from backflip.rewards.fit import Rows, bradley_terry_loss
+from backflip.rewards.queries import Asking, choose, labels_due
+from backflip.testing import check_reward_model
+from backflip.worlds.control import ControlWorld, pack
+
+STEPS = 10
+
+
+def clips(count: int, seed: int = 0) -> Episodes:
+    """Rows of random numbers in the shape of a Hopper's clips."""
+    rng = np.random.default_rng(seed)
+    world = ControlWorld("Hopper-v5", environments=1, steps=50)
+    scene = rng.normal(size=(count, STEPS + 1, 12))
+    action = rng.uniform(-1, 1, (count, STEPS, 3)).astype(np.float32)
+    items = [world.show(_row(one, act))[0] for one, act in zip(scene, action, strict=True)]
+    return world.load(items)
+
+
+def _row(scene: Any, action: Any) -> Episodes:
+    return Episodes(
+        torch.zeros(1, STEPS + 1, 12),
+        torch.from_numpy(action[None]),
+        torch.ones(1, STEPS, dtype=torch.bool),
+        None,
+        torch.zeros(1),
+        torch.zeros(1, dtype=torch.long),
+        scene=torch.from_numpy(scene[None]),
+    )
+
+
+@pytest.fixture(scope="module")
+def world() -> ControlWorld:
+    return ControlWorld("Hopper-v5", environments=1, steps=50)
+
+
+def made(members: int = 3, seed: int = 0) -> ClipRewards:
+    return ClipRewards(12, 3, ClipFitConfig(members=members), np.random.default_rng(seed))
+
+
+def judged(world: ControlWorld, count: int, seed: int = 0, share: float | None = None) -> list[Comparison]:
+    """Pairs that prefer the larger sum of the first action."""
+    rows = clips(2 * count, seed)
+    items, worth = world.show(rows), rows.action[:, :, 0].sum(1)
+    return [
+        Comparison(items[2 * k], items[2 * k + 1], float(worth[2 * k] > worth[2 * k + 1]) if share is None else share)
+        for k in range(count)
+    ]
+
+
+def test_it_keeps_the_promises_of_a_reward_model(world: ControlWorld) -> None:
+    reward, rows = made(), clips(6)
+    reward.measure_normaliser(rows)
+    check_reward_model(reward, rows)
+    torch.testing.assert_close(reward(rows), reward.members(rows).mean(0))
+
+
+def test_every_member_is_normalised_before_the_mean_and_scoring_moves_nothing() -> None:
+    reward, rows = made(), clips(40)
+    with torch.no_grad():
+        reward.weights[-2][1] *= 100
+    with pytest.raises(DataError, match="no normaliser"):
+        reward(rows)
+    reward.measure_normaliser(rows)
+    members_MN = reward.members(rows).flatten(1)
+    torch.testing.assert_close(members_MN.mean(1), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(members_MN.std(1, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    before = {name: value.clone() for name, value in reward.state_dict().items()}
+    reward(clips(9, seed=5))
+    assert all(torch.equal(before[name], value) for name, value in reward.state_dict().items())
+
+
+def test_one_pass_over_all_members_equals_each_alone() -> None:
+    reward, rows = made(), clips(5)
+    together_MBT = reward.raw_MBT(rows)
+    for member in range(3):
+        alone = made(members=1)
+        for mine, theirs in zip(alone.weights, reward.weights, strict=True):
+            mine.data = theirs.data[member : member + 1].clone()
+        torch.testing.assert_close(alone.raw_MBT(rows)[0], together_MBT[member])
+
+
+def test_the_loss_is_that_of_texts_on_the_same_tensors(world: ControlWorld) -> None:
+    """Bradley-Terry on the sums of a clip's steps: the function that fits texts gives the same number for one member."""
+    pairs = judged(world, 8)
+    rows, reward = Rows.of(world, pairs), made(members=1)
+    score_R = reward.raw_MBT(rows.episodes).detach()[0].sum(1)
+    delta_B = score_R[rows.first_B] - score_R[rows.second_B]
+    by_hand = -np.mean(
+        [
+            math.log(0.9 / (1 + math.exp(-sign * delta)) + 0.05)
+            for delta, sign in zip(delta_B.tolist(), [1 if pair.share else -1 for pair in pairs], strict=True)
+        ]
+    )
+    assert float(bradley_terry_loss(delta_B, rows.share_B, rows.weight_B, 0.1)) == pytest.approx(by_hand, abs=1e-5)
+    fit = ClipFit(reward, ClipFitConfig(members=1))
+    assert fit._measure(rows)["loss"] == pytest.approx(by_hand, abs=1e-5)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_it_learns_what_was_preferred_and_says_so(world: ControlWorld) -> None:
+    pairs, held = judged(world, 200), judged(world, 60, seed=1)
+    reward = made()
+    stats = ClipFit(reward, ClipFitConfig(first_steps=300))(world, pairs, held, np.random.default_rng(0))
+    assert stats["held_out_accuracy"] > 0.85 and stats["held_out_n"] == 60
+    rows = clips(50, seed=2)
+    steps_N = reward.raw_MBT(rows).mean(0).detach().flatten()
+    assert np.corrcoef(steps_N, rows.action[:, :, 0].flatten())[0, 1] > 0.6
+
+
+def test_ties_pull_together_and_are_no_answer_to_be_right_about(world: ControlWorld) -> None:
+    reward = made()
+    stats = ClipFit(reward, ClipFitConfig(first_steps=200, l2=0))(
+        world, judged(world, 50, share=0.5), judged(world, 5, 1, 0.5), np.random.default_rng(0)
+    )
+    assert stats["held_out_n"] == 0 and stats["loss"] == pytest.approx(math.log(2), abs=0.01)
+
+
+def test_the_penalty_follows_the_gap_between_fitted_and_held_out_loss() -> None:
+    fit = ClipFit(made(), ClipFitConfig(l2=1e-4))
+    for fitted, held, expected in ((0.2, 0.4, 1.5e-4), (0.4, 0.5, 1.5e-4), (0.5, 0.5, 1e-4)):
+        fit._steer(fitted, held)  # pyright: ignore[reportPrivateUsage]
+        assert fit.l2 == pytest.approx(expected)
+
+
+def test_a_fit_goes_on_from_its_saved_state(world: ControlWorld) -> None:
+    pairs = judged(world, 30)
+    config = ClipFitConfig(first_steps=5, steps=5)
+    one, other = made(), made()
+    first, second = ClipFit(one, config), ClipFit(other, config)
+    for fit in (first, second):
+        fit(world, pairs, [], np.random.default_rng(0))
+    third_reward = made(seed=9)
+    third = ClipFit(third_reward, config)
+    third_reward.load_state_dict(one.state_dict())
+    third.load_state_dict(first.state_dict())
+    for fit in (second, third):
+        fit(world, pairs, [], np.random.default_rng(1))
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), third_reward.parameters(), strict=True))
+
+
+def test_nothing_to_fit_and_constant_rewards_are_refused(world: ControlWorld) -> None:
+    with pytest.raises(DataError, match="no comparisons"):
+        ClipFit(made(), ClipFitConfig())(world, [], [], np.random.default_rng(0))
+    flat = made()
+    with torch.no_grad():
+        flat.weights[-2].zero_()
+    with pytest.raises(DataError, match="constant"):
+        flat.measure_normaliser(clips(3))
+    for wrong in ({"members": 0}, {"noise": 1.0}, {"lr": 0.0}, {"l2": -1.0}):
+        with pytest.raises(ConfigError):
+            ClipFitConfig(**wrong)  # type: ignore[arg-type]
+
+
+# -- queries -----------------------------------------------------------------------------------------------------------
+
+
+def test_half_of_mixed_queries_are_where_the_members_disagree(world: ControlWorld) -> None:
+    rows, reward = clips(30), made()
+    asking = Asking(6, "mixed", "which?")
+    queries = choose(rows, world, reward, 10, asking, np.random.default_rng(0))
+    assert [query.reason for query in queries] == ["random"] * 5 + ["disagreement"] * 5
+    assert sorted(query.order for query in queries).count((0, 1)) == 5
+    unfitted = choose(rows, world, None, 10, asking, np.random.default_rng(0))
+    assert {query.reason for query in unfitted} == {"random"}
+
+    def spread(chosen: list[Any]) -> float:
+        first, second = (world.load([query.items[k] for query in chosen]) for k in (0, 1))
+        return float(reward.preference_MN(first, second).var(0, correction=0).mean())
+
+    assert spread(queries[5:]) > 2 * spread(queries[:5])
+
+
+@pytest.mark.parametrize(("labels", "first", "total"), [(300, 75, 800_000), (7, 7, 10), (1, 0, 1)])
+def test_schedules_sum_to_the_budget_and_ask_less_and_less(labels: int, first: int, total: int) -> None:
+    due = [labels_due(step, total, labels, first, 4e5) for step in np.linspace(0, total, 101).astype(int).tolist()]
+    assert due[0] == first and due[-1] == labels and due == sorted(due)
+    assert labels_due(10 * total, total, labels, first, 4e5) == labels
+    if labels > 1:
+        assert due[50] - due[0] >= due[-1] - due[50]
+    with pytest.raises(ConfigError, match="first <= labels"):
+        labels_due(0, total, labels, labels + 1, 4e5)
+
+
+def test_a_clip_is_small() -> None:
+    """A clip of 125 steps is kept in the store: some 20 kB, not a film."""
+    assert len(pack(np.random.default_rng(0).normal(size=(126, 12)))["data"]) < 20_000
