@@ -88,12 +88,14 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_it_asks_what_was_planned_and_learns(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
     with start(tmp_path / "run") as run:
         parts = parts_of(run, CONFIG)
         before = {name: value.clone() for name, value in parts.policy.state_dict().items()}
         at = train(parts, CONFIG, run)
         assert at.update == 12 and len(at.asked) == len(at.answered) == 20
         assert run.store.counts()["judgements"] == 20
+    assert torch.get_num_threads() == 2
     rows = metrics(tmp_path / "run")
     assert [row["step"] for row in rows if row["phase"] == "control"] == list(range(1, 13))
     asked = [row["asked"] for row in rows if row["phase"] == "control"]

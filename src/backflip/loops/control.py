@@ -10,7 +10,8 @@ Shapes: M members of the ensemble, B rows, T steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
     Raises:
         DataError: see `optimise.ppo.update` and `rewards.clips`.
     """
+    many = torch.get_num_threads()
     policy, world, reward = parts.policy, parts.world, parts.reward
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, eps=1e-5)
     fit = ClipFit(reward, config.fit)
@@ -159,7 +161,8 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
         world.load_state_dict(saved["world"])
         pairs = _known(at, run)
 
-    with run.progress.phase(f"learn from {config.comparisons} comparisons", total=config.updates) as bar:
+    # A policy this small waits for a second thread longer than it helps, and the simulations have their own.
+    with threads(1), run.progress.phase(f"learn from {config.comparisons} comparisons", config.updates) as bar:
         bar.advance(at.update)
         while at.update < config.updates:
             began = time.perf_counter()
@@ -169,7 +172,8 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             if fresh := _hear(parts, config, at, heard, pairs, run):
                 inside = [pair for query, pair in pairs.items() if query not in set(at.held)]
                 held = [pairs[query] for query in at.held if query in pairs]
-                stats = fit(world, inside, held, stream(config.seed, "fit", at.update))
+                with threads(many):
+                    stats = fit(world, inside, held, stream(config.seed, "fit", at.update))
                 reward.measure_normaliser(rows)
                 run.log(at.update, "reward", fresh=float(fresh), **stats)
             judged = time.perf_counter()
@@ -191,6 +195,17 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             if at.update % config.save_every == 0 and at.update < config.updates:
                 _save(parts, at, optimizer, fit, run)
     return at
+
+
+@contextmanager
+def threads(count: int) -> Generator[None]:
+    """Let torch compute with this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _ask(parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, *, fitted: bool) -> None:

@@ -265,7 +265,7 @@ def stack_rows(parts: Sequence[Episodes]) -> Episodes:
 
 def pack(array: NDArray[Any]) -> dict[str, Any]:
     """Return an array as JSON: shape, kind and compressed bytes."""
-    data = base64.b85encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 1)).decode()
+    data = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 1)).decode()
     return {"shape": list(array.shape), "dtype": array.dtype.str, "data": data}
 
 
@@ -279,7 +279,7 @@ def unpack(packed: Any) -> NDArray[Any]:
         dtype = np.dtype(packed["dtype"])
         if dtype.kind not in "fiub":
             raise ValueError(f"kind {dtype} is no number")
-        raw = zlib.decompress(base64.b85decode(packed["data"]))
+        raw = zlib.decompress(base64.b64decode(packed["data"], validate=True))
         return np.frombuffer(raw, dtype).reshape(packed["shape"]).copy()
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise DataError(
