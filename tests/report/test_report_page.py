@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from backflip.errors import ConfigError, DataError
 from backflip.report import page, write_report
 from backflip.report.evidence import gather
-from backflip.report.figures import kl_figures
+from backflip.report.figures import kl_figures, table_figures
 from backflip.report.marks import Dots, Lines
 from backflip.report.page import run_page, videos
 from backflip.report.render import embed, render
@@ -141,8 +141,11 @@ def test_the_sections_of_a_whole_run(fabricate: Callable[..., Path]) -> None:
 
 
 def test_best_of_n_shows_its_bound_as_a_bound(fabricate: Callable[..., Path]) -> None:
-    text = render(run_page(gather(fabricate())))
+    evidence = gather(fabricate())
+    text = render(run_page(evidence))
     assert "\u2264 1.84" in text and "upper bound" in text
+    kl = next(one for one in table_figures(evidence) if one.id == "table-kl_nats_per_sequence")
+    assert [row.label.endswith("at most") for row in kl.rows] == [False, True, False]
 
 
 def test_best_of_n_stands_beside_the_mean_and_the_worst(fabricate: Callable[..., Path]) -> None:

@@ -65,7 +65,7 @@ def run_page(evidence: Evidence) -> Page:
     data["samples"] = sample_data(evidence.samples, evidence.samples_total, policy_names(evidence))
     status = evidence.record.status
     return Page(
-        title=f"{evidence.record.experiment}: {evidence.name}",
+        title=titled(evidence),
         kicker=f"Backflip report on one run of {evidence.record.experiment}",
         headline=f"{outcome(evidence)} {verdict(reasons)}",
         lead=tuple(
@@ -77,6 +77,12 @@ def run_page(evidence: Evidence) -> Page:
         sections=sections,
         data=data,
     )
+
+
+def titled(evidence: Evidence) -> str:
+    """Return the run's name, after its experiment's where the name does not hold it."""
+    experiment = evidence.record.experiment
+    return evidence.name if experiment in evidence.name else f"{experiment}: {evidence.name}"
 
 
 def policy_names(evidence: Evidence) -> dict[str, tuple[str, str]]:
