@@ -253,5 +253,5 @@ def _reproduce(evidence: Evidence) -> Section:
 
 
 def _settings(evidence: Evidence) -> Section | None:
-    table = flat_table(evidence.record.config, "Setting")
+    table = flat_table(evidence.record.config, "Setting", folded="Every setting of this run")
     return Section("settings", "Settings", tables=(table,)) if table.rows else None
