@@ -126,6 +126,14 @@ def test_a_judge_who_always_skips_teaches_nothing_and_breaks_nothing(tmp_path: P
     assert not [row for row in metrics(tmp_path / "run") if row["phase"] == "reward"]
 
 
+def test_answers_that_are_only_measured_teach_nothing_yet(tmp_path: Path) -> None:
+    config = replace(CONFIG, comparisons=1, fit=replace(CONFIG.fit, held_out=0.9))
+    with start(tmp_path / "run", config) as run:
+        at = train(parts_of(run, config), config, run)
+        assert at.held == at.answered == at.asked and len(at.asked) == 1
+    assert not [row for row in metrics(tmp_path / "run") if row["phase"] == "reward"]
+
+
 class Stop(Exception):
     """Stands for a kill."""
 

@@ -51,9 +51,7 @@ def test_upside_down_looks_otherwise_and_the_camera_follows() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_film_can_be_read_and_lasts_as_long_as_it_says(tmp_path: Path) -> None:
     imageio: Any = pytest.importorskip("imageio.v2")
-    path = write_video(
-        [standing(125), standing(125)], HOPPER, tmp_path / "two" / "film.mp4", speed=0.5, seconds_a_step=0.008
-    )
+    path = write_video([standing(125), standing(125)], HOPPER, tmp_path / "two" / "film.mp4", speed=0.5)
     assert list(path.parent.iterdir()) == [path]
     reader = imageio.get_reader(path)  # it leaves its pipes to the garbage collector, which says so
     frames, rate = [np.asarray(frame) for frame in reader], reader.get_meta_data()["fps"]
@@ -64,7 +62,7 @@ def test_a_film_can_be_read_and_lasts_as_long_as_it_says(tmp_path: Path) -> None
 
 def test_a_clip_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     item = Item("Hopper-v5", "", {"scene": pack(standing(20))}, media="clip")
-    films = ClipFiles(tmp_path, speed=1.0, seconds_a_step=0.008)
+    films = ClipFiles(tmp_path, speed=1.0)
     path = films(item)
     monkeypatch.setattr(Painter, "frames", None)
     assert films(item) == path == tmp_path / f"{item.id}.mp4"
@@ -74,7 +72,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Ant-v5 cannot be drawn from the side"):
         Painter(TASKS["Ant-v5"])
     with pytest.raises(ConfigError, match="speed 0"):
-        write_video([standing()], HOPPER, tmp_path / "x.mp4", speed=0.0, seconds_a_step=0.008)
+        write_video([standing()], HOPPER, tmp_path / "x.mp4", speed=0.0)
     for name in ("Walker2d-v5", "HalfCheetah-v5", "InvertedPendulum-v5", "InvertedDoublePendulum-v5"):
         task = TASKS[name]
         scene = np.zeros((3, task.nq + task.nv))

@@ -48,6 +48,7 @@ def test_equal_to_gymnasium_to_the_bit(name: str) -> None:
     for place, one in enumerate(theirs):
         one.reset(seed=place)
         ours.place(place, one.data.qpos.copy(), one.data.qvel.copy())
+    assert task.seconds_a_step == theirs[0].dt
     later = MujocoBatch(task, 3, threads=1)
     rng = np.random.default_rng(0)
     contacts = ends = 0

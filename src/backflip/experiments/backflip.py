@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 QUESTION = "Which is the better backflip? The body turns backwards, anticlockwise as you see it, high above the ground, and lands upright."
 TASK = "Hopper-v5"
-SECONDS_A_STEP = 0.008
 SHOWN = 2
 """Unseen episodes that are filmed: the first ones, whatever they show."""
 
@@ -82,7 +81,7 @@ def main(config: BackflipConfig, run: Run) -> None:
         policy=ActorCritic(world.features, world.actions, config.policy, stream(config.seed, "policy")),
         overseer=overseer_of(config, run),
         reward=ClipRewards(world.features, world.actions, config.fit, stream(config.seed, "reward")),
-        clip_steps=max(2, round(config.clip_seconds / SECONDS_A_STEP)),
+        clip_steps=max(2, round(config.clip_seconds / world.task.seconds_a_step)),
         question=QUESTION,
         check=check,
     )
@@ -91,10 +90,9 @@ def main(config: BackflipConfig, run: Run) -> None:
     with run.progress.phase("count somersaults in unseen episodes"):
         scene_ELS = unseen(parts.policy, config)
     write_results(scene_ELS, run)
-    task = find_task(TASK)
     for number, scene in enumerate(scene_ELS[:SHOWN]):
         film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
-        write_video([scene], task, film, speed=1.0, seconds_a_step=SECONDS_A_STEP)
+        write_video([scene], find_task(TASK), film, speed=1.0)
     run.result(
         "cost",
         {
@@ -123,7 +121,7 @@ def write_results(scene_ELS: Array, run: Run) -> None:
 def overseer_of(config: BackflipConfig, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher who compares clips by how far and how high the body turned."""
     if config.overseer == "terminal":
-        film = ClipFiles(run.path / "clips", speed=config.playback_speed, seconds_a_step=SECONDS_A_STEP)
+        film = ClipFiles(run.path / "clips", speed=config.playback_speed)
         return TerminalOverseer(run.store, film=film)
     truth = kept_truth(backflip_truth, run.store, "backflip")
     return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=5.0, seed=config.seed))

@@ -20,7 +20,7 @@ import torch
 
 from backflip.data import Episodes, Judgement, Query
 from backflip.errors import ConfigError
-from backflip.loops.ppo import stream
+from backflip.loops.ppo import first_answers, stream
 from backflip.optimise import ppo
 from backflip.optimise.ppo import PPOConfig
 from backflip.policies.actor_critic import ActorCritic
@@ -169,8 +169,10 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             rows = world.collect(policy, config.environments, stream(config.seed, "act", at.update))
             acted = time.perf_counter()
             _ask(parts, config, at, rows, fitted=fit.fits > 0)
-            if fresh := _hear(parts, config, at, heard, pairs, run):
-                inside = [pair for query, pair in pairs.items() if query not in set(at.held)]
+            fresh = _hear(parts, config, at, heard, pairs, run)
+            apart = set(at.held)
+            inside = [pair for query, pair in pairs.items() if query not in apart]
+            if fresh and inside:  # the first answers to come may all be to questions that are only measured
                 held = [pairs[query] for query in at.held if query in pairs]
                 with threads(many):
                     stats = fit(world, inside, held, stream(config.seed, "fit", at.update))
@@ -284,12 +286,10 @@ def _join(fresh: list[Judgement], at: Position, pairs: dict[str, Comparison], ru
 
 def _known(at: Position, run: Run) -> dict[str, Comparison]:
     """Read again the comparisons that were learned from before a kill, in the same order."""
-    judgements, _ = run.store.judgements(0)
-    first: dict[str, Judgement] = {}
-    for one in judgements:
-        first.setdefault(one.query_id, one)
+    questions = run.store.queries_by_id(at.answered)
+    answers = first_answers([questions[query] for query in at.answered], run.store.judgements(0)[0])
     pairs: dict[str, Comparison] = {}
-    _join([first[query] for query in at.answered], Position(), pairs, run)
+    _join(answers, Position(), pairs, run)
     return pairs
 
 

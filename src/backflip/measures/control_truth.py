@@ -1,7 +1,6 @@
-"""The true rewards of the MuJoCo tasks, from scenes: Gymnasium's own, and those of the fixed-horizon tasks of preference learning.
+"""The true rewards of the MuJoCo tasks, from scenes, and where Gymnasium's episodes would end.
 
-In the latter nothing ends early; a bonus for staying up takes the place of the end, and control costs nothing (Christiano et
-al. 2017, A.1). Only teachers and measures ask. Equality of `gymnasium_reward` with Gymnasium, to the bit, is a test.
+Only teachers and measures ask. Equality with Gymnasium, to the bit, is a test. Left out: bonuses in place of an end.
 
 Shapes: T steps, A numbers of an action, S numbers of a scene.
 """
@@ -14,12 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backflip.data import Item
-from backflip.worlds.control import unpack
-from backflip.worlds.mujoco_tasks import Array, Task, find_task
-
-TIMESTEP = {"Hopper-v5": 0.002, "Walker2d-v5": 0.002, "InvertedPendulum-v5": 0.02}
-OTHER_TIMESTEP = 0.01
+from backflip.worlds.mujoco_tasks import Array, Task
 
 
 @dataclass(frozen=True)
@@ -31,14 +25,9 @@ class Step:
     after: Array
     control: Array
 
-    @property
-    def seconds(self) -> float:
-        """Return how long a step takes."""
-        return TIMESTEP.get(self.task.id, OTHER_TIMESTEP) * self.task.frame_skip
-
     def speed(self, place: int = 0) -> Array:
         """Return the velocity along an axis of the world."""
-        return (self.after[:, place] - self.before[:, place]) / self.seconds
+        return (self.after[:, place] - self.before[:, place]) / self.task.seconds_a_step
 
     def effort(self) -> Array:
         """Return the sum of squared controls."""
@@ -61,13 +50,6 @@ def ended(task: Task, scene: Array) -> NDArray[np.bool_]:
     return np.zeros(scene.shape[:-1], dtype=bool)
 
 
-def task_truth(item: Item) -> Array:
-    """Return the worth of every step of a clip, in the fixed-horizon task of preference learning."""
-    task, scene = find_task(item.prompt), unpack(item.payload["scene"])
-    step = Step(task, scene[:-1], scene[1:], np.zeros((len(scene) - 1, 1)))
-    return _PREFERENCE[task.id](step)
-
-
 def _healthy(task: Task, scene: Array) -> NDArray[np.bool_]:
     if task.id == "Ant-v5":
         state = scene[..., : task.nq + task.nv]
@@ -87,7 +69,7 @@ def _ant(step: Step) -> Array:
     before, after = step.task.rest(step.before)[:, 0], step.task.rest(step.after)[:, 0]
     contact = 5e-4 * np.sum(np.square(step.task.rest(step.after)[:, 2:].clip(-1, 1)), axis=-1)
     alive = _healthy(step.task, step.after) * 1.0
-    return (after - before) / step.seconds * 1 + alive - (0.5 * step.effort() + contact)
+    return (after - before) / step.task.seconds_a_step * 1 + alive - (0.5 * step.effort() + contact)
 
 
 def _distance(step: Step) -> Array:
@@ -119,14 +101,4 @@ _GYMNASIUM: Mapping[str, Callable[[Step], Array]] = {
     "Reacher-v5": _reaching,
     "InvertedPendulum-v5": lambda step: (~ended(step.task, step.after)).astype(np.float64),
     "InvertedDoublePendulum-v5": _double,
-}
-_PREFERENCE: Mapping[str, Callable[[Step], Array]] = {
-    "Hopper-v5": lambda step: step.speed() + (step.after[:, 1] - 1.0),
-    "Walker2d-v5": lambda step: step.speed() + (step.after[:, 1] - 2.0),
-    "HalfCheetah-v5": lambda step: step.speed(),
-    "Swimmer-v5": lambda step: step.speed(),
-    "Ant-v5": lambda step: step.speed() + (step.after[:, 2] - 1.2),
-    "Reacher-v5": lambda step: -_distance(step),
-    "InvertedPendulum-v5": lambda step: -(step.after[:, 1] ** 2),
-    "InvertedDoublePendulum-v5": lambda step: 10 * (step.task.rest(step.after)[:, 2] - 1),
 }

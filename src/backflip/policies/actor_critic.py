@@ -116,10 +116,6 @@ class ActorCritic(nn.Module):
 
     # -- observations ------------------------------------------------------------------------------------------------
 
-    def value_B(self, obs_BF: Tensor) -> Tensor:
-        """Return the critic's value of single observations, no gradient."""
-        return torch.from_numpy(_numpy_pass(self.critic, self._look(obs_BF.numpy()))[:, 0])
-
     def normalised(self, obs: Tensor) -> Tensor:
         """Scale features to mean 0 and deviation 1 over all that was learned of them, cut at `SEEN_AT_MOST`."""
         return ((obs - self.mean_F) * self.scale_F).clip(-SEEN_AT_MOST, SEEN_AT_MOST)

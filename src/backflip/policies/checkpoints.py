@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,20 @@ TOKENIZER_FILES = ("tokenizer*.json", "*vocab*", "*.model", "*.tiktoken", "merge
 """What a folder has at least one of, if a tokenizer was saved into it; transformers makes an empty one up otherwise."""
 
 
+@contextmanager
+def quiet_loading() -> Generator[None]:
+    """Keep transformers from saying what we say in one line, and from showing progress, which the command line shows itself."""
+    bars, loudness = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(loudness)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
 def pick_device(name: str) -> torch.device:
     """Return the named device; "auto" takes CUDA, then MPS, then the CPU. Raises ConfigError for an unknown name."""
     if name == "auto":
@@ -47,20 +63,14 @@ def read_model(where: str | Path, *, dtype: torch.dtype, device: torch.device, a
     Raises DataError, naming the place and the remedy, when the checkpoint is missing, half-written, pickled only, or lacks weights.
     """
     place = _place(where)
-    bars, loudness = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()  # the command line shows its own progress
-    hf_logging.set_verbosity(logging.CRITICAL)  # and what is wrong with a checkpoint is said below, in one line
     try:
         loading: Any = AutoModelForCausalLM
-        model, info = loading.from_pretrained(
-            place, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
-        )
+        with quiet_loading():
+            model, info = loading.from_pretrained(
+                place, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:  # transformers, safetensors and the hub client raise many kinds for a broken checkpoint
         raise _broken(where, error) from error
-    finally:
-        hf_logging.set_verbosity(loudness)
-        if bars:
-            hf_logging.enable_progress_bar()
     absent = sorted(info["missing_keys"])
     wrong = sorted(str(key) for key in info.get("mismatched_keys") or ())
     if absent or wrong:

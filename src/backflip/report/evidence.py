@@ -129,6 +129,10 @@ class Evidence:
         called = ["python", "-m", "backflip"] if program.endswith("__main__.py") else [Path(program).name]
         return shlex.join([*called, *rest])
 
+    def is_bound(self, policy: str, measure: str) -> bool:
+        """Return whether a number of the results table is an upper bound and no measurement."""
+        return policy == "best_of_n" and measure == "kl_nats_per_sequence" and self.kl_is_bound
+
     @property
     def has_gold(self) -> bool:
         """True where a gold judge scored anything in this run."""

@@ -172,7 +172,11 @@ def table_figures(evidence: Evidence) -> list[Dots]:
     figures: list[Dots] = []
     for measure in evidence.measures:
         rows = [
-            dot(evidence.label(policy) + _at_most(evidence, policy, measure), role_of(policy, place), row[measure])
+            dot(
+                evidence.label(policy) + (", at most" if evidence.is_bound(policy, measure) else ""),
+                role_of(policy, place),
+                row[measure],
+            )
             for place, (policy, row) in enumerate(evidence.table.items())
             if measure in row
         ]
@@ -185,12 +189,6 @@ def table_figures(evidence: Evidence) -> list[Dots]:
             )
         )  # fmt: skip
     return figures
-
-
-def _at_most(evidence: Evidence, policy: str, measure: str) -> str:
-    """Return what says that a number is a bound and no measurement."""
-    bound = policy == "best_of_n" and measure == "kl_nats_per_sequence" and evidence.kl_is_bound
-    return ", at most" if bound else ""
 
 
 def scatter_figure(evidence: Evidence) -> Lines | None:

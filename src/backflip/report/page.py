@@ -200,7 +200,7 @@ def _table_row(evidence: Evidence, measure: str) -> tuple[Cell, ...]:
     shared = f"n = {counts.pop():,}" if len(counts) == 1 and 0 not in counts else ""
     cells = [cell(one, measure, with_n=not shared) for one in held]
     for place, (policy, one) in enumerate(zip(evidence.table, held, strict=True)):
-        if policy == "best_of_n" and measure == "kl_nats_per_sequence" and one is not None and evidence.kl_is_bound:
+        if one is not None and evidence.is_bound(policy, measure):
             cells[place] = Cell(f"\u2264 {cells[place].text}", "upper bound")
     return (Cell(wording(measure).label, "\n".join(part for part in (unit_words(measure), shared) if part)), *cells)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -309,23 +308,21 @@ def _pretrained(auto: Any, path: str | Path) -> tuple[Any, dict[str, Any]]:
         DataError: there is nothing readable at `path`.
     """
     from safetensors import SafetensorError
-    from transformers.utils import logging as hf_logging
 
-    loudness = hf_logging.get_verbosity()
-    hf_logging.set_verbosity(logging.CRITICAL)  # what is wrong with a checkpoint is said below, in one line
+    from backflip.policies.checkpoints import quiet_loading
+
     try:
-        return auto.from_pretrained(
-            str(path),
-            output_loading_info=True,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation=_attention(torch.get_default_device()),
-        )
+        with quiet_loading():
+            return auto.from_pretrained(
+                str(path),
+                output_loading_info=True,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation=_attention(torch.get_default_device()),
+            )
     except (OSError, SafetensorError, json.JSONDecodeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(
             f"cannot read the model {path} ({reason}); expected a transformers folder with safetensors weights, or a hub id"
         ) from error
-    finally:
-        hf_logging.set_verbosity(loudness)

@@ -77,7 +77,7 @@ def _distance(x: Array, z: Array, start: Array, end: Array) -> Array:
     return np.hypot(x - start[0] - share * along[0], z - start[1] - share * along[1])
 
 
-def write_video(scenes: Sequence[Array], task: Task, path: Path, *, speed: float, seconds_a_step: float) -> Path:
+def write_video(scenes: Sequence[Array], task: Task, path: Path, *, speed: float) -> Path:
     """Write an mp4 file of one or several scenes side by side, `speed` times as fast as it happened; return `path`.
 
     Raises:
@@ -91,13 +91,13 @@ def write_video(scenes: Sequence[Array], task: Task, path: Path, *, speed: float
     except ImportError as error:
         raise MissingExtra(f"videos need imageio ({error}); run: pip install 'backflip[control]'") from error
     painter = Painter(task)
-    every = max(1, round(speed / (seconds_a_step * FRAMES_A_SECOND)))
+    every = max(1, round(speed / (task.seconds_a_step * FRAMES_A_SECOND)))
     shown = np.concatenate([painter.frames(scene, every) for scene in scenes], axis=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part.mp4")
     writer: Any = imageio.get_writer(
         unfinished,
-        fps=speed / (seconds_a_step * every),
+        fps=speed / (task.seconds_a_step * every),
         codec="libx264",
         macro_block_size=None,
         output_params=["-crf", "28"],
@@ -114,14 +114,14 @@ def write_video(scenes: Sequence[Array], task: Task, path: Path, *, speed: float
 class ClipFiles:
     """Videos of clips in a folder, each drawn when it is first asked for."""
 
-    def __init__(self, folder: Path, *, speed: float, seconds_a_step: float) -> None:
+    def __init__(self, folder: Path, *, speed: float) -> None:
         """Write into `folder`, at `speed` times the body's own."""
-        self._folder, self._speed, self._seconds_a_step = folder, speed, seconds_a_step
+        self._folder, self._speed = folder, speed
 
     def __call__(self, item: Item) -> Path:
         """Return the video of a clip."""
         path = self._folder / f"{item.id}.mp4"
         if not path.is_file():
             scene = unpack(item.payload["scene"])
-            write_video([scene], find_task(item.prompt), path, speed=self._speed, seconds_a_step=self._seconds_a_step)
+            write_video([scene], find_task(item.prompt), path, speed=self._speed)
         return path

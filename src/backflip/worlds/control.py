@@ -13,14 +13,13 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backflip.data import Episodes, Item
+from backflip.data import Episodes, Item, concat
 from backflip.errors import ConfigError, DataError
 from backflip.protocols import Policy
 from backflip.worlds.mujoco_batch import MujocoBatch
@@ -76,7 +75,7 @@ class ControlWorld:
         if n < 1 or n % count:
             raise ConfigError(f"{n} rows from {count} environments; expected a multiple")
         parts = [self._rows(policy, rng) for _ in range(n // count)]
-        return parts[0] if len(parts) == 1 else stack_rows(parts)
+        return concat(parts)
 
     def show(self, episodes: Episodes) -> list[Item]:
         """Return one clip a row, from which `load` makes the row again.
@@ -253,14 +252,6 @@ def pieces(episodes: Episodes, steps: int) -> Episodes:
         group_B=episodes.group_B.repeat_interleave(count),
         value_BT=cut_up(episodes.value_BT),
     )
-
-
-def stack_rows(parts: Sequence[Episodes]) -> Episodes:
-    """Stack rows of one world, in order; the fields that they all have."""
-    names = ("obs", "action", "mask_BT", "logp_BT", "bootstrap_B", "group_B", "value_BT", "scene")
-    fields = {name: [getattr(part, name) for part in parts] for name in names}
-    whole = {name: None if any(one is None for one in held) else torch.cat(held) for name, held in fields.items()}
-    return replace(parts[0], **whole, ref_logp_BT=None, reward_BT=None, item_B=())
 
 
 def pack(array: NDArray[Any]) -> dict[str, Any]:

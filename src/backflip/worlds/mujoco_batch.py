@@ -39,7 +39,7 @@ class MujocoBatch:
         extra = 0 if task.extra is None else len(task.extra(self.data[0]))
         self.scene_ES: Array = np.zeros((count, task.nq + task.nv + extra))
         """What the last step or reset left."""
-        self.threads = min(count, threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        self.threads = min(count, threads or _processors())
         parts = np.array_split(np.arange(count), self.threads)
         self._parts = [part.tolist() for part in parts]
         self._views = [(one, one.ctrl, one.qpos, one.qvel) for one in self.data]
@@ -72,26 +72,20 @@ class MujocoBatch:
 
     def _advance(self, part: list[int], action_EA: NDArray[np.floating[Any]]) -> None:
         model, skip, step = self.model, self.task.frame_skip, self._step
-        nq, end = self.task.nq, self.task.nq + self.task.nv
-        plain = self.task.extra is None
         for place in part:
-            data, ctrl, qpos, qvel = self._views[place]
+            data, ctrl, _, _ = self._views[place]
             ctrl[:] = action_EA[place]
             step(model, data, skip)
             if self._forces is not None:
                 self._forces(model, data)
-            if plain:
-                self.scene_ES[place, :nq] = qpos
-                self.scene_ES[place, nq:end] = qvel
-            else:
-                self._look(place)
+            self._look(place)
 
     def _look(self, place: int) -> None:
-        data, task = self.data[place], self.task
-        end = task.nq + task.nv
-        self.scene_ES[place, : task.nq], self.scene_ES[place, task.nq : end] = data.qpos, data.qvel
-        if task.extra is not None:
-            self.scene_ES[place, end:] = task.extra(data)
+        data, _, qpos, qvel = self._views[place]
+        nq, end = self.task.nq, self.task.nq + self.task.nv
+        self.scene_ES[place, :nq], self.scene_ES[place, nq:end] = qpos, qvel
+        if self.task.extra is not None:
+            self.scene_ES[place, end:] = self.task.extra(data)
 
     def state(self) -> Array:
         """Return all that the simulations' future depends on, and their scenes: (E, whole + S)."""
@@ -121,7 +115,7 @@ class MujocoBatch:
         self._forward(self.model, data)
         self._set(self.model, data, np.ascontiguousarray(row), self._kind)
 
-    def close(self) -> None:
-        """Let the threads go."""
-        if self._pool is not None:
-            self._pool.shutdown()
+
+def _processors() -> int:
+    """Return how many processors this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -38,8 +38,8 @@ class Task:
     noise: float
     """Size of the noise on the first state."""
     velocity_noise: Literal["uniform", "normal"]
-    fps: int
-    """Decisions a second, as the clips of Christiano et al. (2017) were shown."""
+    seconds_a_step: float
+    """How long a decision lasts: `frame_skip` times the simulation's own step."""
     horizon: int = 1000
     """Steps of an episode, always: an end that comes early would tell the learner what nobody said."""
     turning: int | None = None
@@ -126,15 +126,15 @@ _OBSERVED: Mapping[str, Callable[[Task, Array], Array]] = {
 TASKS: Mapping[str, Task] = {
     task.id: task
     for task in (
-        Task("Hopper-v5", "hopper.xml", 4, 6, 6, 1, True, 5e-3, "uniform", 40, turning=2),
-        Task("Walker2d-v5", "walker2d_v5.xml", 4, 9, 9, 1, True, 5e-3, "uniform", 30, turning=2),
-        Task("HalfCheetah-v5", "half_cheetah.xml", 5, 9, 9, 1, False, 0.1, "normal", 20, turning=2),
-        Task("Swimmer-v5", "swimmer.xml", 4, 5, 5, 2, False, 0.1, "uniform", 40, turning=2),
-        Task("Ant-v5", "ant.xml", 5, 15, 14, 2, False, 0.1, "normal", 20, extra=_ant_extra),
-        Task("Reacher-v5", "reacher.xml", 2, 4, 4, 0, False, 0.1, "uniform", 10, horizon=50, extra=_reacher_extra),
-        Task("InvertedPendulum-v5", "inverted_pendulum.xml", 2, 2, 2, 0, False, 0.01, "uniform", 10, horizon=50),
+        Task("Hopper-v5", "hopper.xml", 4, 6, 6, 1, True, 5e-3, "uniform", 0.008, turning=2),
+        Task("Walker2d-v5", "walker2d_v5.xml", 4, 9, 9, 1, True, 5e-3, "uniform", 0.008, turning=2),
+        Task("HalfCheetah-v5", "half_cheetah.xml", 5, 9, 9, 1, False, 0.1, "normal", 0.05, turning=2),
+        Task("Swimmer-v5", "swimmer.xml", 4, 5, 5, 2, False, 0.1, "uniform", 0.04, turning=2),
+        Task("Ant-v5", "ant.xml", 5, 15, 14, 2, False, 0.1, "normal", 0.05, extra=_ant_extra),
+        Task("Reacher-v5", "reacher.xml", 2, 4, 4, 0, False, 0.1, "uniform", 0.02, horizon=50, extra=_reacher_extra),
+        Task("InvertedPendulum-v5", "inverted_pendulum.xml", 2, 2, 2, 0, False, 0.01, "uniform", 0.04, horizon=50),
         Task(
-            "InvertedDoublePendulum-v5", "inverted_double_pendulum.xml", 5, 3, 3, 0, False, 0.1, "normal", 10, horizon=50,
+            "InvertedDoublePendulum-v5", "inverted_double_pendulum.xml", 5, 3, 3, 0, False, 0.1, "normal", 0.05, horizon=50,
             extra=_double_extra,
         ),
     )
