@@ -1,6 +1,7 @@
 """The true rewards of the MuJoCo tasks, from scenes, and where Gymnasium's episodes would end.
 
-Only teachers and measures ask. Equality with Gymnasium, to the bit, is a test. Left out: bonuses in place of an end.
+Only teachers and measures ask. Equality of Gymnasium's rewards, to the bit, is a test. `task_truth` is what a person who watches
+would want of a task whose episodes never end early: no cost of effort, and a bonus for staying up in place of an end.
 
 Shapes: T steps, A numbers of an action, S numbers of a scene.
 """
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backflip.worlds.mujoco_tasks import Array, Task
+from backflip.data import Item
+from backflip.worlds.control import unpack
+from backflip.worlds.mujoco_tasks import Array, Task, find_task
 
 
 @dataclass(frozen=True)
@@ -101,4 +104,27 @@ _GYMNASIUM: Mapping[str, Callable[[Step], Array]] = {
     "Reacher-v5": _reaching,
     "InvertedPendulum-v5": lambda step: (~ended(step.task, step.after)).astype(np.float64),
     "InvertedDoublePendulum-v5": _double,
+}
+
+
+def task_truth(item: Item) -> Array:
+    """Return for every step of a clip what a person wants who watches it (Christiano et al. 2017, A.1).
+
+    Speed along the track; for what can fall also how high it is held, in place of an end; for Reacher how near; for the
+    pendula how upright.
+    """
+    task = find_task(item.prompt)
+    scene, action = unpack(item.payload["scene"]), unpack(item.payload["action"])
+    return _WANTED[task.id](Step(task, scene[:-1], scene[1:], action))
+
+
+_WANTED: Mapping[str, Callable[[Step], Array]] = {
+    "Hopper-v5": lambda step: step.speed() + step.after[:, 1] - 1.0,
+    "Walker2d-v5": lambda step: step.speed() + step.after[:, 1] - 2.0,
+    "HalfCheetah-v5": lambda step: step.speed(),
+    "Swimmer-v5": lambda step: step.speed(),
+    "Ant-v5": lambda step: step.speed() + step.after[:, 2] - 1.2,
+    "Reacher-v5": lambda step: -_distance(step),
+    "InvertedPendulum-v5": lambda step: -np.square(step.after[:, 1]),
+    "InvertedDoublePendulum-v5": lambda step: 10.0 * (step.task.rest(step.after)[:, 2] - 1.0),
 }
