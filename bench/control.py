@@ -191,7 +191,7 @@ def collections(task: dict[str, Any], policy: Any, program: Path) -> dict[str, A
             controls.append(world.control_of(rows.action.numpy()))
         shape = np.array([ROLLOUTS, count, steps, width, body.frame_skip, world.batch.threads], dtype=np.int64)
         with tempfile.NamedTemporaryFile(suffix=".bin") as file:
-            Path(file.name).write_bytes(b"".join(np.ascontiguousarray(part) for part in (shape, states, controls)))
+            Path(file.name).write_bytes(b"".join(np.asarray(part).tobytes() for part in (shape, states, controls)))
             done = subprocess.run([program, model, file.name], capture_output=True, text=True, check=True)
         alone, total = map(float, done.stdout.split())
         if abs(total - world.batch.scene_ES[:, : body.nq].sum()) > 1e-9:
@@ -328,6 +328,8 @@ def equal_return(runs: dict[str, list[dict[str, Any]]]) -> tuple[int | None, dic
 
 def main() -> None:
     """Read the options: everything for both sides, or one run of ours."""
+    import common
+
     parser = argparse.ArgumentParser(description="PPO on Hopper, beside Stable-Baselines3.")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each side")
     parser.add_argument("--updates", type=int, default=200, help="of 2,048 steps, each run")
@@ -335,7 +337,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=5, help="unseen episodes of an evaluation")
     parser.add_argument("--trial-updates", type=int, default=15, help="of each way to run the peer, before")
     parser.add_argument("--collections", type=int, default=5, help="timed collections beside the C loop")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="that a side may use")
+    parser.add_argument("--threads", type=int, default=common.processors(), help="that a side may use")
     parser.add_argument("--smoke", action="store_true", help="a short run that writes nothing")
     parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)

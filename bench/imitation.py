@@ -212,10 +212,12 @@ def result(found: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and record."""
+    import common
+
     parser = argparse.ArgumentParser(description="Learning from comparisons of clips, beside imitation 1.0.1.")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each side")
     parser.add_argument("--tasks", default="pendulum,half_cheetah", help="which of the two")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="that a side may use")
+    parser.add_argument("--threads", type=int, default=common.processors(), help="that a side may use")
     parser.add_argument("--sides", default="ours,imitation_own,imitation_ours", help="fewer write nothing")
     parser.add_argument("--smoke", action="store_true", help="a short run that writes nothing")
     args = parser.parse_args()

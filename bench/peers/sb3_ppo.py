@@ -41,7 +41,7 @@ def environment() -> Any:
     return gymnasium.make(TASK["env"], terminate_when_unhealthy=False, max_episode_steps=TASK["horizon"])
 
 
-class Watch(BaseCallback):
+class Watch(BaseCallback):  # pyright: ignore[reportUntypedBaseClass]
     """Notes the end of every update: the moment before the next rollout begins."""
 
     def __init__(self, ledger: Ledger, venv: Any) -> None:
