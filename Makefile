@@ -16,6 +16,7 @@ PYTHON ?= $(or $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2
 PYTHON := $(firstword $(PYTHON))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BENCHES := $(filter-out bench/common.py bench/ppo_task.py,$(sort $(wildcard bench/*.py)))
+PEERS := trl112 sb3 imitation
 SYSTEM := chromium postgresql fonts-dejavu-core
 
 .PHONY: demo test lint bench system setup clean
@@ -33,7 +34,7 @@ lint: $(VENV)/.developer
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/.developer $(VENV)-trl112/.installed
+bench: $(VENV)/.developer $(PEERS:%=$(VENV)-%/.installed)
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 system:
@@ -44,10 +45,10 @@ system:
 
 setup: $(VENV)/.developer
 
-# The peers' own versions, in an environment of its own: later TRL has no PPO with a critic.
-$(VENV)-trl112/.installed: bench/peers/trl112.txt
-	$(PYTHON) -m venv $(VENV)-trl112
-	$(VENV)-trl112/bin/python -m pip --disable-pip-version-check install -r $<
+# The peers' own versions, an environment for each: bench/peers/NAME.txt says what and why.
+$(PEERS:%=$(VENV)-%/.installed): $(VENV)-%/.installed: bench/peers/%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip --disable-pip-version-check install -r $<
 	touch $@
 
 # torch comes first and alone where an index is given: that index need not hold the rest, and is not asked for it.
@@ -64,4 +65,4 @@ $(VENV)/.developer: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-trl112 build dist src/*.egg-info
+	rm -rf $(VENV) $(PEERS:%=$(VENV)-%) build dist src/*.egg-info

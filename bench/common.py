@@ -39,6 +39,11 @@ def machine(device: str = "cpu", threads: int | None = None) -> str:
     return f"{model}, {used} threads of {os.cpu_count()} processors, torch {torch.__version__}"
 
 
+def processors() -> int:
+    """Return how many processors this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_rss_mb() -> float:
     """Return the largest resident memory of this process so far, MiB."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
