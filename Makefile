@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(or $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2>/dev/null && command -v python$(version))),python3)
 PYTHON := $(firstword $(PYTHON))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-BENCHES := $(filter-out bench/common.py bench/ppo_task.py,$(sort $(wildcard bench/*.py)))
+BENCHES := $(filter-out bench/common.py bench/ppo_task.py bench/control_task.py,$(sort $(wildcard bench/*.py)))
 PEERS := trl112 sb3 imitation
 SYSTEM := chromium postgresql fonts-dejavu-core
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from backflip.run import Run
 
 
+OLDER = 40
+"""Earlier questions whose clips may be asked about again, drawn anew each time."""
+
+
 @dataclass(frozen=True)
 class ControlLoopConfig:
     """Settings of the recipe."""
@@ -62,6 +66,8 @@ class ControlLoopConfig:
     """Questions are put in batches of at least this many."""
     queries: Choice = "mixed"
     """Which pairs are asked about: random, disagreement, or half and half."""
+    older_share: float = 0.5
+    """Share of questions that compare a clip of now with one that was asked about before."""
     wait_seconds: float = 0.0
     """How long an update waits while questions are open. 0 never waits: answers are taken whenever they come. A person at this
     terminal sees a question only while the run waits."""
@@ -101,6 +107,8 @@ class ControlLoopConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if not self.wait_seconds >= 0:
             raise ConfigError(f"wait_seconds is {self.wait_seconds}, expected 0 or more")
+        if not 0 <= self.older_share <= 1:
+            raise ConfigError(f"older_share is {self.older_share}, expected a share from 0 to 1")
         if not 0 < self.first_share <= 1:
             raise ConfigError(f"first_share is {self.first_share}, expected above 0 and at most 1")
 
@@ -173,7 +181,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             rows = world.collect(policy, config.environments, stream(config.seed, "act", at.update))
             acted = time.perf_counter()
             if parts.given is None:
-                _ask(parts, config, at, rows, fitted=fit.fits > 0)
+                _ask(parts, config, at, rows, run, fitted=fit.fits > 0)
                 fresh = _hear(parts, config, at, heard, pairs, run)
             else:
                 fresh = 0
@@ -218,7 +226,9 @@ def threads(count: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _ask(parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, *, fitted: bool) -> None:
+def _ask(
+    parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, run: Run, *, fitted: bool
+) -> None:
     """Put the questions that are due; the overseer may take its time."""
     per_update = config.environments * config.row_steps
     first = max(1, round(config.first_share * config.comparisons))
@@ -232,8 +242,9 @@ def _ask(parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Epi
         parts.world,
         parts.reward if fitted else None,
         count,
-        Asking(parts.clip_steps, config.queries, parts.question),
+        Asking(parts.clip_steps, config.queries, parts.question, config.older_share),
         stream(config.seed, "ask", at.update),
+        _older(parts, at, run, stream(config.seed, "older", at.update)) if config.older_share else None,
     )
     parts.overseer.ask(queries)
     ids = [query.id for query in queries]
@@ -241,6 +252,16 @@ def _ask(parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Epi
     share = round(config.fit.held_out * len(at.asked)) - len(at.held)
     apart = stream(config.seed, "hold out", at.update).permutation(len(ids))[: max(0, share)]
     at.held += [ids[place] for place in sorted(apart.tolist())]
+
+
+def _older(parts: ControlParts, at: Position, run: Run, rng: np.random.Generator) -> Episodes | None:
+    """Return the clips of some questions that were asked before, all being as likely; None before the first."""
+    if not at.asked:
+        return None
+    some = rng.choice(len(at.asked), min(OLDER, len(at.asked)), replace=False)
+    ids = [at.asked[place] for place in sorted(some.tolist())]
+    questions = run.store.queries_by_id(ids)
+    return parts.world.load([item for one in ids for item in questions[one].items])
 
 
 @dataclass

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class ClipFitConfig:
 
     members: int = 3
     """Networks in the ensemble."""
+    reads: Literal["state_and_action", "what_came_of_it"] = "state_and_action"
+    """What a step's reward is a function of: the observation and the action taken there (Christiano et al. 2017), or the observation
+    that came of it. A judge who watches sees bodies, not motors; a reward that reads actions can be had by acting, with nothing done."""
     hidden: int = 64
     """Width of each of two leaky-ReLU layers (Christiano et al. 2017, A.1)."""
     steps: int = 60
@@ -72,23 +75,24 @@ class ClipRewards(nn.Module):
     def __init__(self, features: int, actions: int, config: ClipFitConfig, rng: np.random.Generator) -> None:
         """Draw the weights from `rng` (He et al. 2015; the last layer at scale 1 / sqrt(D + 1))."""
         super().__init__()
-        sizes = [features + actions, config.hidden, config.hidden, 1]
+        self.reads_actions = config.reads == "state_and_action"
+        inputs = features + (actions if self.reads_actions else 0)
+        sizes = [inputs, config.hidden, config.hidden, 1]
         self.weights = nn.ParameterList()
         for inside, outside in pairwise(sizes):
             gain = math.sqrt(2 / inside) if outside > 1 else 1 / math.sqrt(inside + 1)
             drawn = rng.standard_normal((config.members, inside, outside)) * gain
             self.weights.append(nn.Parameter(torch.tensor(drawn, dtype=torch.float32)))
             self.weights.append(nn.Parameter(torch.zeros(config.members, 1, outside)))
-        self.register_buffer("input_mean", torch.zeros(features + actions))
-        self.register_buffer("input_scale", torch.ones(features + actions))
+        self.register_buffer("input_mean", torch.zeros(inputs))
+        self.register_buffer("input_scale", torch.ones(inputs))
         self.register_buffer("mean_M", torch.zeros(config.members))
         self.register_buffer("std_M", torch.zeros(config.members))
 
     def raw_MBT(self, episodes: Episodes) -> Tensor:
         """Return every member's reward of every step before normalising, with gradients; 0 where masked."""
-        steps = episodes.mask_BT.shape[1]
-        rows = len(episodes)
-        seen = torch.cat([episodes.obs[:, :steps], episodes.action.clip(-1, 1)], dim=-1)
+        rows, steps = episodes.mask_BT.shape
+        seen = self._seen(episodes)
         x: Tensor = ((seen - self.input_mean) * self.input_scale).clip(-10, 10).view(1, rows * steps, -1)
         weights = list(self.weights)
         for place in range(0, len(weights), 2):
@@ -131,11 +135,16 @@ class ClipRewards(nn.Module):
 
     @torch.no_grad()
     def scale_inputs(self, episodes: Episodes) -> None:
-        """Scale observations and actions to mean 0 and deviation 1 over these rows."""
-        steps = episodes.mask_BT.shape[1]
-        seen_NI = torch.cat([episodes.obs[:, :steps], episodes.action.clip(-1, 1)], dim=-1)[episodes.mask_BT]
+        """Scale the inputs to mean 0 and deviation 1 over these rows."""
+        seen_NI = self._seen(episodes)[episodes.mask_BT]
         self.input_mean.copy_(seen_NI.mean(0))
         self.input_scale.copy_(1 / (seen_NI.std(0, correction=0) + 1e-3))
+
+    def _seen(self, episodes: Episodes) -> Tensor:
+        """Return what a step's reward is a function of, (B, T, I)."""
+        if not self.reads_actions:
+            return episodes.obs[:, 1:]
+        return torch.cat([episodes.obs[:, :-1], episodes.action.clip(-1, 1)], dim=-1)
 
     @torch.no_grad()
     def preference_MN(self, first: Episodes, second: Episodes) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from backflip.data import Episodes, Query
+from backflip.data import Episodes, Query, concat
 from backflip.errors import ConfigError
 from backflip.protocols import World
 from backflip.rewards.clips import ClipRewards
@@ -32,20 +32,33 @@ class Asking:
     clip_steps: int
     how: Choice
     question: str
+    older_share: float = 0.0
+    """Share of pairs whose second clip is one that was asked about before."""
 
 
 def choose(
-    rows: Episodes, world: World, reward: ClipRewards | None, count: int, asking: Asking, rng: np.random.Generator
+    rows: Episodes,
+    world: World,
+    reward: ClipRewards | None,
+    count: int,
+    asking: Asking,
+    rng: np.random.Generator,
+    older: Episodes | None = None,
 ) -> list[Query]:
     """Cut clips from `rows` and return `count` comparisons of two, which of them is shown first drawn at random.
 
     disagreement: of ten times as many pairs those whose preference varies most over the members. mixed: half of each. Before
-    there is a fitted `reward` (None) all are random.
+    there is a fitted `reward` (None) all are random. With `older` clips a share of the pairs compares then with now: a reward fitted on
+    pairs of one moment alone is free to prefer whatever the policy does at that moment to all that came before.
     """
     chosen = 0 if reward is None or asking.how == "random" else count if asking.how == "disagreement" else count // 2
     drawn = 2 * (count - chosen + CANDIDATES * chosen)
     clips = cut(rows, asking.clip_steps, drawn, rng)
     pairs = np.arange(drawn).reshape(-1, 2)
+    if older is not None and asking.older_share > 0:
+        with_older = np.flatnonzero(rng.random(len(pairs)) < asking.older_share)
+        pairs[with_older, 1] = drawn + rng.integers(0, len(older), len(with_older))
+        clips = concat([clips, older])
     picked = [(pair, "random") for pair in pairs[: count - chosen]]
     if chosen and reward is not None:
         rest = pairs[count - chosen :]

@@ -68,8 +68,14 @@ class Task:
         return np.concatenate([self.qpos(scene)[..., self.hidden :], velocity], axis=-1)
 
     def features(self, scene: Array) -> NDArray[np.float32]:
-        """Return what policies and reward models read: the observation, an angle without end as its sine and cosine."""
+        """Return what policies and reward models read: the observation, an angle without end as its sine and cosine.
+
+        Joint velocities are not cut at 10 as Gymnasium cuts them: a Hopper that turns back slowly and snaps forwards quickly would
+        else seem to turn back all the time, and a policy that is paid for what seems finds that out.
+        """
         seen = self.observe(scene)
+        if self.clip_velocity:
+            seen = np.concatenate([seen[..., : -self.nv], self.qvel(scene)], axis=-1)
         if self.turning is not None:
             at = self.turning - self.hidden
             angle = seen[..., at : at + 1]
