@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from backflip.data import Episodes, Judgement, Query
 from backflip.errors import ConfigError
@@ -121,6 +122,9 @@ class ControlParts:
     question: str
     check: Callable[[ActorCritic, ClipRewards, Episodes], dict[str, float]] | None = None
     """A look at what was learned; may cost, never teaches."""
+    given: Callable[[Episodes], Tensor] | None = None
+    """A reward_BT that is not learned: nobody is asked, and the same optimiser takes the same real steps. For comparison. It is
+    scaled to mean 0 and deviation 1 over each batch of rows, as a learned one is at every fit."""
 
 
 @dataclass
@@ -168,8 +172,11 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             began = time.perf_counter()
             rows = world.collect(policy, config.environments, stream(config.seed, "act", at.update))
             acted = time.perf_counter()
-            _ask(parts, config, at, rows, fitted=fit.fits > 0)
-            fresh = _hear(parts, config, at, heard, pairs, run)
+            if parts.given is None:
+                _ask(parts, config, at, rows, fitted=fit.fits > 0)
+                fresh = _hear(parts, config, at, heard, pairs, run)
+            else:
+                fresh = 0
             apart = set(at.held)
             inside = [pair for query, pair in pairs.items() if query not in apart]
             if fresh and inside:  # the first answers to come may all be to questions that are only measured
@@ -179,7 +186,8 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
                 reward.measure_normaliser(rows)
                 run.log(at.update, "reward", fresh=float(fresh), **stats)
             judged = time.perf_counter()
-            stats = _improve(parts, config, at, rows, optimizer) if fit.fits else {}
+            ready = fit.fits > 0 or parts.given is not None
+            stats = _improve(parts, config, at, rows, optimizer) if ready else {}
             policy.learn_scale(rows)
             at.update += 1
             stats |= {
@@ -192,7 +200,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             }
             run.log(at.update, "control", **stats)
             bar.advance(1, answers=len(pairs))
-            if parts.check and fit.fits and (at.update % config.check_every == 0 or at.update == config.updates):
+            if parts.check and ready and (at.update % config.check_every == 0 or at.update == config.updates):
                 run.log(at.update, "check", **parts.check(policy, reward, rows))
             if at.update % config.save_every == 0 and at.update < config.updates:
                 _save(parts, at, optimizer, fit, run)
@@ -299,7 +307,7 @@ def _improve(
     """Take one PPO update on the learned reward, and set the learning rate of the next."""
     for group in optimizer.param_groups:
         group["lr"] = at.lr
-    reward_BT, explained = _rewarded(parts.reward, rows)
+    reward_BT, explained = _rewarded(parts, rows)
     small = pieces(rows, config.piece_steps)
     stats = ppo.update(
         parts.policy,
@@ -316,8 +324,12 @@ def _improve(
     return stats
 
 
-def _rewarded(reward: ClipRewards, rows: Episodes) -> tuple[torch.Tensor, dict[str, float]]:
-    members_MBT = reward.members(rows)
+def _rewarded(parts: ControlParts, rows: Episodes) -> tuple[Tensor, dict[str, float]]:
+    if parts.given is not None:
+        given_BT = parts.given(rows).float()
+        mean, std = given_BT.mean(), given_BT.std(correction=0)
+        return (given_BT - mean) / (std + 1e-8), {"given_mean": float(mean), "given_std": float(std)}
+    members_MBT = parts.reward.members(rows)
     reward_BT = members_MBT.mean(0)
     return reward_BT, {
         "proxy_mean": float(reward_BT.mean()),
