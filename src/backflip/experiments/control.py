@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.experiments.control_parts import parts_of, unseen, write_films, write_results
-from backflip.loops.control import ControlLoopConfig, stream, train
+from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_films, write_results
+from backflip.loops.control import ControlLoopConfig, train
 from backflip.measures.clip_truth import ClipTruth, kept_truth
 from backflip.measures.gym_truth import own_reward
 from backflip.measures.stats import mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
-from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
+from backflip.policies.actor_critic import ActorCriticConfig
 from backflip.protocols import Overseer
 from backflip.rewards.clips import ClipFitConfig
 from backflip.worlds.clips import ClipFiles, Painter
@@ -58,11 +58,11 @@ class ControlConfig(ControlLoopConfig):
     """The rate of asking falls as c / (steps + c), this being c."""
     clip_seconds: float = 1.0
     """Length of a clip; a step lasts 1 / render_fps of the environment, or 1/30 s where it says none."""
-    fit: ClipFitConfig = field(default_factory=ClipFitConfig)
+    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(batch=32, steps=40))
     """The fit of the reward."""
     lr: float = 1e-3
     """Adam's learning rate."""
-    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.95))
+    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.95, minibatches=4))
     """The update."""
     overseer: Literal["synthetic", "terminal"] = "synthetic"
     """Who compares: a synthetic teacher that sees the environment's own reward, or a person at this terminal, who is given the
@@ -112,15 +112,18 @@ def main(config: ControlConfig, run: Run) -> None:
     with run.progress.phase("measure on unseen episodes"):
         found = unseen(parts.policy, task, config.episodes, config.seed, truth)
         write_results(parts, found, truth, config.pairs, run)
-        world = parts.world
-        fresh = ActorCritic(
-            world.features, world.actions, config.policy, stream(config.seed, "policy"), discrete=world.discrete
-        )
+        fresh = fresh_policy(task, config.policy, config.seed)
         before = unseen(fresh, task, config.episodes, config.seed, truth)
         run.estimate("untrained_return", mean_interval(before.return_B))
         write_films(found, task, config.films, run)
     run.note(f"{found.return_B.mean():.1f} true return on {config.episodes} unseen episodes of {task.id}")
-    judge = "nobody" if not learned else "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})"
+    judge = (
+        "nobody"
+        if not learned
+        else "a person"
+        if config.overseer == "terminal"
+        else f"synthetic teacher ({config.teacher})"
+    )
     run.result(
         "cost",
         {

@@ -81,9 +81,7 @@ def parts_of(
 
     return ControlParts(
         world=world,
-        policy=ActorCritic(
-            world.features, world.actions, policy, stream(config.seed, "policy"), discrete=world.discrete
-        ),
+        policy=_fresh(world, policy, config.seed),
         overseer=overseer,
         reward=ClipRewards(world.features, world.actions, config.fit, stream(config.seed, "reward")),
         clip_steps=clip_steps,
@@ -91,6 +89,15 @@ def parts_of(
         check=check,
         given=None if learned else lambda rows: true_reward_BT(world, rows, truth),
     )
+
+
+def fresh_policy(task: Task | GymTask, config: ActorCriticConfig, seed: int) -> ActorCritic:
+    """Return the policy with which `parts_of` begins."""
+    return _fresh(ControlWorld(task, environments=1, steps=task.horizon), config, seed)
+
+
+def _fresh(world: ControlWorld, config: ActorCriticConfig, seed: int) -> ActorCritic:
+    return ActorCritic(world.features, world.actions, config, stream(seed, "policy"), discrete=world.discrete)
 
 
 def unseen(policy: ActorCritic, task: Task | GymTask, episodes: int, seed: int, truth: ClipTruth) -> Unseen:
@@ -112,7 +119,9 @@ def write_results(parts: ControlParts, found: Unseen, truth: ClipTruth, pairs: i
     rng = stream(run.seed, "pairs")
     accuracy = pair_accuracy(found.world, found.rows, parts.reward, truth, parts.clip_steps, pairs, rng)
     if accuracy is None:
-        run.note("all pairs of unseen clips are equally good by the true reward, so the learned one has nothing to be right about")
+        run.note(
+            "all pairs of unseen clips are equally good by the true reward, so the learned one has nothing to be right about"
+        )
     else:
         run.estimate("pair_accuracy", accuracy)
 

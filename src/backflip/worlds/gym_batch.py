@@ -99,8 +99,7 @@ class GymBatch:
             for given in actions[: int(scene[AT])]:
                 self._copies[place].step(_as_given(self.task, given))
             self._look(place)
-            if not np.array_equal(self.scene_ES[place], scene):
-                raise DataError(not_a_function(self.task))
+            check_same(self.task, self._copies[place].seen, scene)
 
     def origin(self, scene: Array) -> dict[str, Any]:
         """Return environment, seed, and the actions from the episode's beginning to the end of the clip.
@@ -112,7 +111,9 @@ class GymBatch:
         live = {copy.seed: copy.given for copy in self._copies}
         given = next((one[seed] for one in (live, self._past, self._read) if seed in one), [])
         if len(given) < end:
-            raise DataError("this world no longer knows how these rows came about; show rows that it has just collected")
+            raise DataError(
+                "this world no longer knows how these rows came about; show rows that it has just collected"
+            )
         return {"episode": {**described(self.task), "seed": seed, "given": pack(np.asarray(given[:end]))}}
 
     def remember(self, payload: Any) -> None:
@@ -143,30 +144,37 @@ class Replays:
         self.task = task
         self._copy = GymEpisode(task, drawn=drawn)
 
-    def __call__(self, item: Item) -> Iterator[tuple[GymEpisode, float]]:
-        """Yield, for each state of a clip, the episode as it is then, and what the step to it paid (0 for the first).
+    def __call__(self, item: Item) -> Iterator[tuple[int, GymEpisode, float]]:
+        """Yield every state of the episode up to the clip's end: its place in the clip, below 0 before it; the episode; what was paid.
 
         Raises:
             DataError: it is no clip of this environment, or it went otherwise this time.
         """
-        episode, copy = item.payload.get("episode"), self._copy
+        copy = self._copy
+        seed, given, scene = self.read(item)
+        copy.begin(seed)
+        start = len(given) - (len(scene) - 1)
+        paid = 0.0
+        for place, action in enumerate([*given, None], -start):
+            if place >= 0:
+                check_same(self.task, copy.seen, scene[place])
+            yield place, copy, paid
+            paid = 0.0 if action is None else copy.step(action)
+
+    def read(self, item: Item) -> tuple[int, NDArray[Any], Array]:
+        """Return the seed of a clip's episode, its actions up to the clip's end, and the clip's scene.
+
+        Raises:
+            DataError: it is no clip of this environment.
+        """
+        episode = item.payload.get("episode")
         if not isinstance(episode, dict) or any(episode.get(k) != v for k, v in described(self.task).items()):
             raise DataError(f"item {item.id} is no clip of {self.task.id}; expected one that its world showed")
-        scene, given = unpack(item.payload["scene"]), unpack(episode["given"])
-        copy.begin(int(episode["seed"]))
-        start = len(given) - (len(scene) - 1)
-        for action in given[:start]:
-            copy.step(action)
-        paid = 0.0
-        for state, action in zip(scene, [*given[start:], None], strict=True):
-            if not np.array_equal(copy.seen, state[:SEED]):
-                raise DataError(not_a_function(self.task))
-            yield copy, paid
-            paid = 0.0 if action is None else copy.step(action)
+        return int(episode["seed"]), unpack(episode["given"]), unpack(item.payload["scene"])
 
     def pictures(self, item: Item, every: int) -> NDArray[np.uint8]:
         """Return pictures of every `every`-th state of a clip, (frames, H, W, 3). Raises as `GymEpisode.picture` does."""
-        return np.stack([copy.picture() for place, (copy, _) in enumerate(self(item)) if place % every == 0])
+        return np.stack([copy.picture() for place, copy, _ in self(item) if place >= 0 and place % every == 0])
 
 
 def described(task: GymTask) -> dict[str, Any]:
@@ -174,12 +182,13 @@ def described(task: GymTask) -> dict[str, Any]:
     return {"env": task.name, "options": dict(task.options), "horizon": task.horizon, "ends": task.ends}
 
 
-def not_a_function(task: GymTask) -> str:
-    """Return what is said of an environment that gives another episode for the same seed and actions."""
-    return (
-        f"{task.id} gave another episode for the same seed and actions, so no clip of it can be judged or seen again; make it "
-        "draw from self.np_random alone, and forget everything at a reset"
-    )
+def check_same(task: GymTask, seen: Array, scene: Array) -> None:
+    """Raise DataError where an episode that happens again, with these observations, was another one the first time."""
+    if not np.array_equal(seen, scene[..., :SEED]):
+        raise DataError(
+            f"{task.id} gave another episode for the same seed and actions, so no clip of it can be judged or seen again; make it "
+            "draw from self.np_random alone, and forget everything at a reset"
+        )
 
 
 def _as_given(task: GymTask, numbers: Array) -> Any:

@@ -78,7 +78,7 @@ class GymTask:
     def flat(self, observation: Any) -> Array:
         """Return an observation as numbers."""
         if type(self.seen).__name__ == "Box":
-            return np.asarray(observation, dtype=np.float64).ravel()
+            return np.array(observation, dtype=np.float64).ravel()  # a copy: environments may go on writing into theirs
         return np.asarray(_gymnasium(self.name).spaces.flatten(self.seen, observation), dtype=np.float64)
 
 
@@ -264,7 +264,7 @@ def _hint(name: str, unknown: Exception) -> str:
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
         return f'did you mean "{near[0]}"?'
     if isinstance(unknown, ModuleNotFoundError):
-        return f"nor is there a module {unknown.name} that could register it"
+        return f"there is no module {unknown.name or name.partition(':')[0]} that could register it"
     return "expected an id that Gymnasium knows, or MODULE:ID where a module of yours registers it"
 
 
