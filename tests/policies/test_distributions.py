@@ -43,7 +43,9 @@ def rows_of(policy: ActorCritic, rows: int = 64, steps: int = 4) -> Episodes:
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_both_keep_the_promises_of_a_policy(discrete: bool) -> None:
-    check_policy(policy_of(0, discrete=discrete), torch.randn(96, 1, FEATURES, generator=torch.Generator().manual_seed(0)))
+    check_policy(
+        policy_of(0, discrete=discrete), torch.randn(96, 1, FEATURES, generator=torch.Generator().manual_seed(0))
+    )
 
 
 def test_choices_are_vectors_with_one_one_drawn_as_often_as_their_probability_says() -> None:
@@ -62,8 +64,13 @@ def test_log_probability_entropy_and_kl_are_those_of_torch() -> None:
     choice, known = Categorical(), TorchCategorical(logits=ours)
     torch.testing.assert_close(choice.logp_BT(ours, taken), known.log_prob(taken.argmax(-1)))
     torch.testing.assert_close(choice.entropy(ours), known.entropy())
-    torch.testing.assert_close(choice.kl_BT(ours, choice, theirs), kl_divergence(known, TorchCategorical(logits=theirs)))
-    stds = [torch.nn.Parameter(torch.linspace(-1, 0.5, ACTIONS)), torch.nn.Parameter(torch.linspace(0.3, -0.3, ACTIONS))]
+    torch.testing.assert_close(
+        choice.kl_BT(ours, choice, theirs), kl_divergence(known, TorchCategorical(logits=theirs))
+    )
+    stds = [
+        torch.nn.Parameter(torch.linspace(-1, 0.5, ACTIONS)),
+        torch.nn.Parameter(torch.linspace(0.3, -0.3, ACTIONS)),
+    ]
     one, two = Gaussian(stds[0]), Gaussian(stds[1])
     first, second = Normal(ours, stds[0].exp()), Normal(theirs, stds[1].exp())
     torch.testing.assert_close(one.logp_BT(ours, theirs), first.log_prob(theirs).sum(-1))

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from backflip.errors import ConfigError, DataError, MissingExtra
 from backflip.worlds.mujoco_tasks import TASKS, Array
 
+READ = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+"""Spaces of observations that are read as numbers, alone or within a Dict or a Tuple."""
 Ends = Literal["refuse", "go_on", "hold"]
 FRAMES_A_SECOND = 30.0
 """Steps a second of an environment that does not say so in its metadata as `render_fps`."""
@@ -226,7 +228,7 @@ def _numbers_seen(name: str, space: Any) -> int:
     inside = _parts(space)
     if any(type(one).__name__ == "Box" and one.dtype == np.uint8 and len(one.shape) > 1 for one in inside):
         raise ConfigError(f"{name} shows pictures, and this world reads numbers; wrap it so that it gives its state")
-    if not space.is_np_flattenable:
+    if not all(type(one).__name__ in READ for one in inside):
         raise ConfigError(
             f"observations of {name} are {space}; expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
         )
@@ -253,6 +255,8 @@ def _open(name: str, options: Mapping[str, Any], horizon: int | None, *, drawn: 
     except (error.UnregisteredEnv, error.DeprecatedEnv, ModuleNotFoundError) as unknown:
         raise ConfigError(f'no environment is called "{name}"; {_hint(name, unknown)}') from unknown
     except (error.Error, TypeError) as refused:
+        if drawn and "'render_mode'" in str(refused):
+            raise ConfigError(f"{name} cannot draw itself, so nobody can watch it; {NO_PICTURES}") from refused
         raise ConfigError(f"{name} cannot be made so: {_one_line(refused)}; look at its options") from refused
     if drawn and "rgb_array" not in (env.metadata.get("render_modes") or ()):
         raise ConfigError(f"{name} cannot draw itself, so nobody can watch it; {NO_PICTURES}")
