@@ -141,7 +141,7 @@ def test_the_environment_of_the_page_really_runs(tmp_path: Path) -> None:
     assert len(source.splitlines()) <= 25
     (tmp_path / "balance.py").write_text(source)
     command = next(line.strip() for line in page.splitlines() if "--env balance:Balance-v0" in line)
-    options = [*command.split()[3:], *SMALL, "--folder", str(tmp_path / "run")]
+    options = [*command.split()[5:], *SMALL, "--folder", str(tmp_path / "run")]
     code = [sys.executable, "-m", "backflip", "run", "control", *options]
     done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from backflip.testing import check_world  # noqa: E402
 from backflip.worlds.clips import ClipFiles  # noqa: E402
 from backflip.worlds.control import ControlWorld, cut, unpack  # noqa: E402
 from backflip.worlds.gym_batch import Replays  # noqa: E402
-from backflip.worlds.gym_task import GymTask, check_drawn, gym_task, read_options  # noqa: E402
+from backflip.worlds.gym_task import Ends, GymTask, check_drawn, gym_task, read_options  # noqa: E402
 from backflip.worlds.mujoco_tasks import TASKS  # noqa: E402
 
 DOT = "backflip.worlds.moving_dot:MovingDot-v0"
@@ -147,7 +147,8 @@ def test_a_resumed_world_goes_on_to_the_bit_in_a_fresh_process() -> None:
     again.load_state_dict(state)
     for k in range(4):
         one, two = (each.collect(policy, 3, np.random.default_rng(k)) for each in (world, again))
-        assert torch.equal(one.obs, two.obs) and torch.equal(one.scene, two.scene)
+        assert torch.equal(one.obs, two.obs) and one.scene is not None and two.scene is not None
+        assert torch.equal(one.scene, two.scene)
         assert [item.id for item in world.show(one)] == [item.id for item in again.show(two)]
     with pytest.raises(DataError, match="this world has 2 of 5 numbers; resume with the environment"):
         ControlWorld(task, environments=2, steps=50).load_state_dict(state)
@@ -164,7 +165,8 @@ def test_an_end_is_refused_unless_it_is_said_what_comes_after_it() -> None:
         "ends off in the environment (options such as terminate_when_unhealthy=false), or say what comes after one: ends=go_on "
         "(it is stepped on) or ends=hold (its last state stays until the horizon)"
     )
-    for how, moves in (("go_on", True), ("hold", False)):
+    ways: tuple[tuple[Ends, bool], ...] = (("go_on", True), ("hold", False))
+    for how, moves in ways:
         task = gym_task("Toy-v0", options=ends, ends=how)
         world, policy = world_of(task, steps=10)
         check_world(world, policy, rows=3)
@@ -309,7 +311,7 @@ def test_pair_accuracy_is_1_for_the_truth_0_for_its_opposite_and_none_for_ties()
         found = pair_accuracy(
             world,
             rows,
-            lambda e, sign=sign: sign * true_reward_BT(world, e, truth),
+            lambda episodes, sign=sign: sign * true_reward_BT(world, episodes, truth),
             truth,
             10,
             20,
@@ -319,6 +321,8 @@ def test_pair_accuracy_is_1_for_the_truth_0_for_its_opposite_and_none_for_ties()
     level = gym_task("Toy-v0")
     world, rows = collected(level)
     assert (
-        pair_accuracy(world, rows, lambda e: e.obs[:, :-1, 0], own_reward(level), 2, 5, np.random.default_rng(0))
+        pair_accuracy(
+            world, rows, lambda episodes: episodes.obs[:, :-1, 0], own_reward(level), 2, 5, np.random.default_rng(0)
+        )
         is None
     )

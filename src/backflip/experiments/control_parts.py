@@ -128,6 +128,8 @@ def write_results(parts: ControlParts, found: Unseen, truth: ClipTruth, pairs: i
 
 def write_films(found: Unseen, task: Task | GymTask, count: int, run: Run) -> None:
     """Write the first `count` unseen episodes as videos, in real time."""
+    if not count:
+        return
     rows = found.rows.select(list(range(min(count, len(found.rows)))))
     folder = run.path / "videos"
     if isinstance(task, Task):
