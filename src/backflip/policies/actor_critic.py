@@ -1,8 +1,8 @@
-"""A Gaussian actor with a critic, two small networks: the policy of the control worlds.
+"""An actor with a critic, two small networks: the policy of the control worlds.
 
 `act` is one decision for every row, computed with numpy on the very weights that torch trains: a step of a few rows costs
 tens of microseconds, not hundreds. `evaluate` is the same function with gradients, and their agreement is what PPO's
-ratio check sees. Left out: observations of pixels.
+ratio check sees. Left out: what actions are drawn from (`distributions`), observations of pixels.
 
 Shapes: B rows, T decisions, F features of an observation, A numbers of an action, D hidden,
 N decisions of all rows.
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from backflip.data import Act, Episodes, Evaluation
 from backflip.errors import ConfigError, DataError
+from backflip.policies.distributions import Categorical, Gaussian
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SEEN_AT_MOST = 10.0
 """Normalised features beyond this are cut: a body that flies off must not blow up the networks."""
 
@@ -36,7 +36,7 @@ class ActorCriticConfig:
     hidden: int = 64
     """Width of each of two tanh layers, of actor and critic alike."""
     first_std: float = 0.6
-    """Standard deviation of the actions of a fresh policy; an action runs from -1 to 1."""
+    """Standard deviation of the actions of a fresh policy; an action runs from -1 to 1. A policy that chooses has none."""
     first_gain: float = 0.01
     """Gain of the actor's last layer at the start: small, so that a fresh policy looks at nothing yet."""
 
@@ -46,14 +46,22 @@ class ActorCriticConfig:
 
 
 class ActorCritic(nn.Module):
-    """Actions from a normal distribution whose mean depends on the observation and whose deviation does not."""
+    """Actions from a normal distribution whose mean depends on the observation, or choices whose logits do."""
 
     mean_F: Tensor
     scale_F: Tensor
     seen: Tensor
 
-    def __init__(self, features: int, actions: int, config: ActorCriticConfig, rng: np.random.Generator) -> None:
-        """Draw orthogonal weights (Engstrom et al. 2020) from `rng`."""
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        config: ActorCriticConfig,
+        rng: np.random.Generator,
+        *,
+        discrete: bool = False,
+    ) -> None:
+        """Draw orthogonal weights (Engstrom et al. 2020) from `rng`; `discrete`: choose one of `actions`."""
         super().__init__()
         self.config = config
         sizes = [features, config.hidden, config.hidden]
@@ -61,23 +69,23 @@ class ActorCritic(nn.Module):
         self.critic = nn.ParameterList(_layers([*sizes, 1], 1.0, rng))
         # The same parameters in plain lists: a ParameterList takes longer to give one away than numpy to multiply by it.
         self.weights = (list(self.actor), list(self.critic))
-        self.log_std_A = nn.Parameter(torch.full((actions,), math.log(config.first_std)))
+        self.actions = Categorical() if discrete else self._gaussian(actions)
         self.register_buffer("mean_F", torch.zeros(features))
         self.register_buffer("scale_F", torch.ones(features))
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
         self.register_buffer("spread_F", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("exact_mean_F", torch.zeros(features, dtype=torch.float64))
 
+    def _gaussian(self, actions: int) -> Gaussian:
+        self.log_std_A = nn.Parameter(torch.full((actions,), math.log(self.config.first_std)))
+        return Gaussian(self.log_std_A)
+
     # -- the Policy protocol -----------------------------------------------------------------------------------------
 
     def act(self, obs: Tensor, rng: np.random.Generator) -> Act:
         """Decide once for every row of obs, (B, 1, F) float32."""
         seen_BF = self._look(obs[:, 0].numpy())
-        mean_BA = _numpy_pass(self.weights[0], seen_BF)
-        log_std_A = self.log_std_A.detach().numpy()
-        noise_BA = rng.standard_normal(mean_BA.shape, dtype=np.float32)
-        action_BA = mean_BA + np.exp(log_std_A) * noise_BA
-        logp_B = -(0.5 * noise_BA * noise_BA + log_std_A + HALF_LOG_2PI).sum(1)
+        action_BA, logp_B = self.actions.draw(_numpy_pass(self.weights[0], seen_BF), rng)
         value_B = _numpy_pass(self.weights[1], seen_BF)[:, 0]
         rows = len(action_BA)
         return Act(
@@ -92,10 +100,9 @@ class ActorCritic(nn.Module):
         """Return log-probability, entropy and value of every decision."""
         steps = episodes.mask_BT.shape[1]
         seen_BTF = self.normalised(episodes.obs[:, :steps])
-        mean_BTA = _torch_pass(self.weights[0], seen_BTF)
-        noise_BTA = (episodes.action - mean_BTA) * torch.exp(-self.log_std_A)
-        logp_BT = -(0.5 * noise_BTA * noise_BTA + self.log_std_A + HALF_LOG_2PI).sum(-1)
-        entropy = (self.log_std_A + 0.5 + HALF_LOG_2PI).sum()
+        said_BTA = _torch_pass(self.weights[0], seen_BTF)
+        logp_BT = self.actions.logp_BT(said_BTA, episodes.action)
+        entropy = self.actions.entropy(said_BTA)
         value_BT = _torch_pass(self.weights[1], seen_BTF)[..., 0]
         zero = torch.zeros(())
         mask_BT = episodes.mask_BT
@@ -107,13 +114,11 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def kl_BT(self, reference: Any, episodes: Episodes) -> Tensor:
-        """Return the KL between the two normal distributions at every decision, nats."""
+        """Return the KL between what the two draw from at every decision, nats."""
         steps = episodes.mask_BT.shape[1]
         ours_BTA = _torch_pass(self.weights[0], self.normalised(episodes.obs[:, :steps]))
         theirs_BTA = _torch_pass(reference.weights[0], reference.normalised(episodes.obs[:, :steps]))
-        gap_A = self.log_std_A - reference.log_std_A
-        apart_BTA = ((ours_BTA - theirs_BTA) * torch.exp(-reference.log_std_A)) ** 2
-        kl_BT = (0.5 * (torch.exp(2 * gap_A) + apart_BTA - 1) - gap_A).sum(-1)
+        kl_BT = self.actions.kl_BT(ours_BTA, reference.actions, theirs_BTA)
         return torch.where(episodes.mask_BT, kl_BT, torch.zeros(()))
 
     # -- observations ------------------------------------------------------------------------------------------------
@@ -158,8 +163,9 @@ class ActorCritic(nn.Module):
         with atomic_folder(path) as folder:
             card = {
                 "features": str(len(self.mean_F)),
-                "actions": str(len(self.log_std_A)),
+                "actions": str(len(self.actor[-1])),
                 "hidden": str(self.config.hidden),
+                "discrete": str(int(isinstance(self.actions, Categorical))),
             }
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "policy.safetensors", card)
 
@@ -178,7 +184,11 @@ class ActorCritic(nn.Module):
                 card = {name: int(value) for name, value in (opened.metadata() or {}).items()}
                 tensors = {name: opened.get_tensor(name) for name in opened.offset_keys()}
             policy = cls(
-                card["features"], card["actions"], ActorCriticConfig(hidden=card["hidden"]), np.random.default_rng(0)
+                card["features"],
+                card["actions"],
+                ActorCriticConfig(hidden=card["hidden"]),
+                np.random.default_rng(0),
+                discrete=bool(card.get("discrete")),
             )
             policy.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:

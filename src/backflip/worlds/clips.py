@@ -1,7 +1,8 @@
 """Pictures of clips: a planar body from the side, drawn from joint positions, without display or graphics card.
 
-Only clips that somebody will look at are drawn. The camera follows the body; marks on the ground show how far it went. Left
-out: what is worth looking at, and bodies whose motion is not in one plane.
+Only clips that somebody will look at are drawn. The camera follows the body; marks on the ground show how far it went. A Gymnasium
+environment draws itself while the clip happens again. Left out: what is worth looking at, and MuJoCo's bodies whose motion is not
+in one plane.
 
 Shapes: L states, H and W pixels, G capsules.
 """
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from backflip.data import Item
 from backflip.errors import ConfigError, MissingExtra
-from backflip.worlds.control import unpack
+from backflip.worlds.gym_batch import Replays
 from backflip.worlds.mujoco_tasks import Array, Task, find_task, read_body, simulator
+from backflip.worlds.packed import unpack
 
 FRAMES_A_SECOND = 30
 SKY, GROUND, MARK = (246, 247, 249), (214, 217, 222), (170, 175, 184)
@@ -84,44 +86,61 @@ def write_video(scenes: Sequence[Array], task: Task, path: Path, *, speed: float
         ConfigError: the body cannot be drawn, or the speed is not above 0.
         MissingExtra: imageio with ffmpeg is not installed.
     """
-    if speed <= 0:
-        raise ConfigError(f"a video at speed {speed}; expected above 0, 0.5 being half as fast as it happened")
+    every, rate = _timing(task.seconds_a_step, speed)
+    painter = Painter(task)
+    return write_frames(np.concatenate([painter.frames(scene, every) for scene in scenes], axis=2), path, rate)
+
+
+def write_frames(frames: NDArray[np.uint8], path: Path, frames_a_second: float) -> Path:
+    """Write an mp4 file of pictures, (frames, H, W, 3), whole or not at all; return `path`.
+
+    Raises:
+        MissingExtra: imageio with ffmpeg is not installed.
+    """
     try:
         import imageio.v2 as imageio
     except ImportError as error:
         raise MissingExtra(f"videos need imageio ({error}); run: pip install 'backflip[control]'") from error
-    painter = Painter(task)
-    every = max(1, round(speed / (task.seconds_a_step * FRAMES_A_SECOND)))
-    shown = np.concatenate([painter.frames(scene, every) for scene in scenes], axis=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part.mp4")
     writer: Any = imageio.get_writer(
         unfinished,
-        fps=speed / (task.seconds_a_step * every),
+        fps=frames_a_second,
         codec="libx264",
         macro_block_size=None,
         output_params=["-crf", "28"],
     )
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])  # the codec takes even sides alone
     try:
-        for frame in shown:
-            writer.append_data(frame)
+        for frame in frames:
+            writer.append_data(frame[:height, :width])
     finally:
         writer.close()
     unfinished.replace(path)
     return path
 
 
+def _timing(seconds_a_step: float, speed: float) -> tuple[int, float]:
+    """Return which states are drawn, every how many, and how many pictures a second show them at this speed."""
+    if not speed > 0:
+        raise ConfigError(f"a video at speed {speed}; expected above 0, 0.5 being half as fast as it happened")
+    every = max(1, round(speed / (seconds_a_step * FRAMES_A_SECOND)))
+    return every, speed / (seconds_a_step * every)
+
+
 class ClipFiles:
     """Videos of clips in a folder, each drawn when it is first asked for."""
 
-    def __init__(self, folder: Path, *, speed: float) -> None:
-        """Write into `folder`, at `speed` times the body's own."""
-        self._folder, self._speed = folder, speed
+    def __init__(self, folder: Path, *, speed: float, replays: Replays | None = None) -> None:
+        """Write into `folder`, at `speed` times the body's own; clips of a Gymnasium environment need `replays` that draw."""
+        self._folder, self._speed, self._replays = folder, speed, replays
 
     def __call__(self, item: Item) -> Path:
         """Return the video of a clip."""
         path = self._folder / f"{item.id}.mp4"
-        if not path.is_file():
-            scene = unpack(item.payload["scene"])
-            write_video([scene], find_task(item.prompt), path, speed=self._speed)
-        return path
+        if path.is_file():
+            return path
+        if self._replays is None:
+            return write_video([unpack(item.payload["scene"])], find_task(item.prompt), path, speed=self._speed)
+        every, rate = _timing(self._replays.task.seconds_a_step, self._speed)
+        return write_frames(self._replays.pictures(item, every), path, rate)

@@ -1,8 +1,8 @@
-"""The world of control: one body in many simulations at once, rows of equal length, episodes of one fixed horizon.
+"""The world of control: one environment in many copies at once, rows of equal length, episodes of one fixed horizon.
 
 Episodes never end early and every row goes on in the critic's value: an end would tell the learner what nobody said
 (Christiano et al. 2017, A.1). Nothing here computes a reward. A row's `scene` is what clips are drawn and judged from.
-Left out: the bodies (`mujoco_tasks`), stepping them (`mujoco_batch`), pictures (`clips`).
+Left out: what is simulated (`mujoco_tasks`, `gym_task`), stepping it (`mujoco_batch`, `gym_batch`), pictures (`clips`).
 
 Shapes: E environments, B rows, T steps, F features, A numbers of an action, S numbers of a scene, C clips,
 K pieces of a row.
@@ -10,8 +10,6 @@ K pieces of a row.
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,16 +20,22 @@ from numpy.typing import NDArray
 from backflip.data import Episodes, Item, concat
 from backflip.errors import ConfigError, DataError
 from backflip.protocols import Policy
+from backflip.worlds.gym_batch import GymBatch
+from backflip.worlds.gym_task import GymTask
 from backflip.worlds.mujoco_batch import MujocoBatch
 from backflip.worlds.mujoco_tasks import Task, find_task
+from backflip.worlds.packed import pack, unpack
+from backflip.worlds.simulated import Simulations, Subject
+
+__all__ = ["ControlWorld", "cut", "pack", "pieces", "unpack"]
 
 
 class ControlWorld:
-    """A MuJoCo task; `collect` goes on where the last one stopped."""
+    """A task, MuJoCo's or Gymnasium's; `collect` goes on where the last one stopped."""
 
     def __init__(
         self,
-        task: str | Task,
+        task: str | Task | GymTask,
         *,
         environments: int,
         steps: int,
@@ -39,19 +43,20 @@ class ControlWorld:
         horizons: Sequence[int] = (),
         threads: int | None = None,
     ) -> None:
-        """Start `environments` simulations; a row has `steps` decisions, and rows fill the horizon without a rest.
+        """Start `environments` simulations of a task, or of the fast one with that id; a row has `steps` decisions, and rows fill the horizon without a rest.
 
         `horizons` are given to the environments in turn; none: the task's own. Every one is fixed, so an end says nothing. Raises
         ConfigError for an unknown task, or steps that do not divide a horizon.
         """
-        self.task = find_task(task) if isinstance(task, str) else task
+        self.task: Subject = find_task(task) if isinstance(task, str) else task
         for horizon in horizons or (self.task.horizon,):
             if steps < 1 or horizon < 1 or horizon % steps:
                 raise ConfigError(
                     f"rows of {steps} steps would cross the end of an episode of {horizon}; expected a divisor of it"
                 )
         self.steps = steps
-        self.batch = MujocoBatch(self.task, environments, threads)
+        self.batch = _simulate(self.task, environments, threads)
+        self.discrete = self.batch.discrete
         low_A, high_A = self.batch.low_A, self.batch.high_A
         self.middle_A, self.reach_A = (high_A + low_A) / 2, (high_A - low_A) / 2
         self.features = len(self.task.features(self.batch.scene_ES)[0])
@@ -87,7 +92,12 @@ class ControlWorld:
             raise DataError("these rows carry no scene, so nobody can be shown what happened; collect them in a world")
         words = f"{episodes.mask_BT.shape[1]} steps of {self.task.id}"
         return [
-            Item(self.task.id, words, {"action": pack(action), "scene": pack(scene)}, media="clip")
+            Item(
+                self.task.id,
+                words,
+                {"action": pack(action), "scene": pack(scene), **self.batch.origin(scene)},
+                media="clip",
+            )
             for action, scene in zip(episodes.action.numpy(), episodes.scene.numpy(), strict=True)
         ]
 
@@ -191,7 +201,16 @@ class ControlWorld:
     def _arrays(self, item: Item) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         if item.media != "clip" or item.prompt != self.task.id or not {"action", "scene"} <= set(item.payload):
             raise DataError(f"item {item.id} is no clip of {self.task.id}; expected one that `show` made")
+        self.batch.remember(item.payload)
         return unpack(item.payload["action"]).astype(np.float32), unpack(item.payload["scene"])
+
+
+def _simulate(task: Subject, count: int, threads: int | None) -> Simulations:
+    if isinstance(task, Task):
+        return MujocoBatch(task, count, threads)
+    if isinstance(task, GymTask):
+        return GymBatch(task, count)
+    raise ConfigError(f"a world of {type(task).__name__}; expected a Task of mujoco_tasks, or what gym_task returns")
 
 
 def cut(episodes: Episodes, steps: int, count: int, rng: np.random.Generator) -> Episodes:
@@ -252,27 +271,3 @@ def pieces(episodes: Episodes, steps: int) -> Episodes:
         group_B=episodes.group_B.repeat_interleave(count),
         value_BT=cut_up(episodes.value_BT),
     )
-
-
-def pack(array: NDArray[Any]) -> dict[str, Any]:
-    """Return an array as JSON: shape, kind and compressed bytes."""
-    data = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 1)).decode()
-    return {"shape": list(array.shape), "dtype": array.dtype.str, "data": data}
-
-
-def unpack(packed: Any) -> NDArray[Any]:
-    """Return the array that `pack` wrote.
-
-    Raises:
-        DataError: it is broken, or of a kind other than numbers.
-    """
-    try:
-        dtype = np.dtype(packed["dtype"])
-        if dtype.kind not in "fiub":
-            raise ValueError(f"kind {dtype} is no number")
-        raw = zlib.decompress(base64.b64decode(packed["data"], validate=True))
-        return np.frombuffer(raw, dtype).reshape(packed["shape"]).copy()
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
-        raise DataError(
-            f"a packed array is broken ({error}); expected shape, dtype and data as a clip holds them"
-        ) from error

@@ -22,6 +22,8 @@ from backflip.worlds.mujoco_tasks import Array, Task, read_body, simulator
 class MujocoBatch:
     """E simulations of one task."""
 
+    discrete = False
+
     def __init__(self, task: Task, count: int, threads: int | None = None) -> None:
         """Make `count` simulations, stepped by `threads` threads (None: as many as there are processors)."""
         if count < 1:
@@ -109,6 +111,13 @@ class MujocoBatch:
             self._set(self.model, one, np.ascontiguousarray(row[: self._size]), self._kind)
             self._forward_keeping(one, row[: self._size])
         self.scene_ES[:] = state[:, self._size :]
+
+    def origin(self, scene: Array) -> dict[str, Any]:
+        """Return nothing: a scene is all that a clip is drawn and judged from."""
+        return {}
+
+    def remember(self, payload: Any) -> None:
+        """Do nothing, for the same reason."""
 
     def _forward_keeping(self, data: Any, row: Array) -> None:
         """Compute what follows from the state, then set the state again: the solver's warm start is part of it."""

@@ -1,0 +1,170 @@
+"""Any Gymnasium environment, taught by comparisons of clips: `--env` names it, its own reward or a person judges.
+
+The MuJoCo v5 tasks of `worlds/mujoco_tasks` take the fast path; every other id, or one of theirs with options, is stepped
+by Gymnasium. docs/control.md says how to bring an environment of your own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from backflip.errors import ConfigError
+from backflip.experiments import experiment
+from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_films, write_results
+from backflip.loops.control import ControlLoopConfig, train
+from backflip.measures.clip_truth import ClipTruth, kept_truth
+from backflip.measures.gym_truth import own_reward
+from backflip.measures.stats import mean_interval
+from backflip.optimise.ppo import PPOConfig
+from backflip.overseers.synthetic import SyntheticTeacher, teacher
+from backflip.overseers.terminal import TerminalOverseer
+from backflip.policies.actor_critic import ActorCriticConfig
+from backflip.protocols import Overseer
+from backflip.rewards.clips import ClipFitConfig
+from backflip.worlds.clips import ClipFiles, Painter
+from backflip.worlds.gym_batch import Replays
+from backflip.worlds.gym_task import Ends, GymTask, check_drawn, gym_task, read_options
+from backflip.worlds.mujoco_tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+
+@dataclass(frozen=True)
+class ControlConfig(ControlLoopConfig):
+    """Settings of the loop over any environment; the defaults are for Pendulum-v1."""
+
+    env: str = "Pendulum-v1"
+    """Gymnasium's id; MODULE:ID where a module of yours registers it."""
+    options: tuple[str, ...] = ()
+    """What the environment is made with besides, as NAME=VALUE, values in JSON: g=9.81 terminate_when_unhealthy=false"""
+    ends: Ends = "refuse"
+    """Where the environment itself would end before the horizon. refuse: the run stops and says so. go_on: it is stepped on. hold: its
+    last state stays until the horizon. Its reward after its own end counts 0; a learner never sees an end."""
+    steps: int = 60_000
+    """Real steps of the environments, over all of them."""
+    environments: int = 16
+    """Copies of the environment."""
+    horizons: tuple[int, ...] = ()
+    """Length of every episode, always; several are given to the copies in turn. None: the environment's own time limit."""
+    row_steps: int = 50
+    """Steps of a row between two updates; must divide the horizon, and hold a clip."""
+    piece_steps: int = 10
+    """PPO sees rows in pieces of this many steps, so that minibatches mix; must divide `row_steps`."""
+    comparisons: int = 200
+    """Questions put to the overseer."""
+    schedule_steps: float = 3e4
+    """The rate of asking falls as c / (steps + c), this being c."""
+    clip_seconds: float = 1.0
+    """Length of a clip; a step lasts 1 / render_fps of the environment, or 1/30 s where it says none."""
+    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(batch=32, steps=40))
+    """The fit of the reward."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.95, minibatches=4))
+    """The update."""
+    overseer: Literal["synthetic", "terminal"] = "synthetic"
+    """Who compares: a synthetic teacher that sees the environment's own reward, or a person at this terminal, who is given the
+    paths of two films."""
+    teacher: Literal["oracle", "mistake", "flipped", "coin"] = "oracle"
+    """How the synthetic teacher errs (Lee et al. 2021); flipped wants the opposite, coin does not look."""
+    question: str = "In which clip do better things happen? Judge only what you see happen in the clip."
+    """What a person is asked."""
+    reward: Literal["learned", "true"] = "learned"
+    """true: nobody is asked, and the same optimiser takes the same steps on the environment's own reward. For comparison."""
+    policy: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """The networks."""
+    playback_speed: float = 1.0
+    """Of films that are judged; 0.5 shows a second in two."""
+    films: int = 0
+    """Unseen episodes that are filmed at the end, the first ones."""
+    episodes: int = 20
+    """Unseen episodes on which the policy is measured at the end."""
+    pairs: int = 100
+    """Pairs of clips from these episodes, on which the learned reward is measured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.episodes < 2 or self.pairs < 2 or self.films < 0 or not self.playback_speed > 0:
+            raise ConfigError(
+                f"episodes {self.episodes}, pairs {self.pairs}, films {self.films}, playback_speed {self.playback_speed}: expected 2 "
+                "or more, 2 or more, 0 or more, above 0"
+            )
+        if self.overseer == "terminal" and self.wait_seconds == 0:
+            raise ConfigError(
+                "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"
+            )
+
+
+@experiment(config=ControlConfig)
+def main(config: ControlConfig, run: Run) -> None:
+    """Teach any Gymnasium environment by comparisons of clips; its own reward judges, or a person does."""
+    task = find(config)
+    if config.overseer == "terminal" or config.films:
+        check_pictures(task)
+    truth = own_reward(task)
+    overseer = overseer_of(config, task, truth, run)
+    learned = config.reward == "learned"
+    parts = parts_of(task, config, config.policy, overseer, config.question, truth, learned=learned)
+    at = train(parts, config, run)
+    run.checkpoint("policy", at.update, parts.policy.save)
+    with run.progress.phase("measure on unseen episodes"):
+        found = unseen(parts.policy, task, config.episodes, config.seed, truth)
+        write_results(parts, found, truth, config.pairs, run)
+        fresh = fresh_policy(task, config.policy, config.seed)
+        before = unseen(fresh, task, config.episodes, config.seed, truth)
+        run.estimate("untrained_return", mean_interval(before.return_B))
+        write_films(found, task, config.films, run)
+    run.note(f"{found.return_B.mean():.1f} true return on {config.episodes} unseen episodes of {task.id}")
+    judge = (
+        "nobody"
+        if not learned
+        else "a person"
+        if config.overseer == "terminal"
+        else f"synthetic teacher ({config.teacher})"
+    )
+    run.result(
+        "cost",
+        {
+            "comparisons": len(at.answered),
+            "unanswered": at.unanswered,
+            "ties": at.ties,
+            "judge": judge,
+            "seconds": run.seconds,
+            "seconds_by_phase": run.progress.seconds_by_phase,
+        },
+    )
+
+
+def find(config: ControlConfig) -> Task | GymTask:
+    """Return what `env` names: the fast path where there is one and nothing is asked of the environment itself.
+
+    Raises:
+        ConfigError: see `gym_task`.
+    """
+    if config.env in TASKS and not config.options and config.ends == "refuse":
+        task = TASKS[config.env]
+        return replace(task, horizon=max(config.horizons)) if config.horizons else task
+    options = read_options(config.options)
+    horizon = max(config.horizons) if config.horizons else None
+    return gym_task(config.env, options=options, horizon=horizon, ends=config.ends)
+
+
+def check_pictures(task: Task | GymTask) -> None:
+    """Raise ConfigError or MissingExtra at once where a person could not be shown anything."""
+    if isinstance(task, Task):
+        Painter(task)
+    else:
+        check_drawn(task)
+
+
+def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, run: Run) -> Overseer:
+    """Return a person at this terminal, or the teacher who compares clips by the environment's own reward."""
+    if config.overseer == "terminal":
+        replays = None if isinstance(task, Task) else Replays(task, drawn=True)
+        return TerminalOverseer(
+            run.store, film=ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)
+        )
+    kept = kept_truth(truth, run.store, f"{task.id}, its own reward")
+    return SyntheticTeacher(run.store, kept, teacher(config.teacher, seed=config.seed))

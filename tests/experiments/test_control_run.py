@@ -1,0 +1,148 @@
+"""`backflip run control` and `moving_dot` as a user meets them: estimates, films, a person, and bad input in one line with code 2."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium")
+from backflip.cli import main
+from backflip.data import Judgement
+from backflip.experiments import control, moving_dot
+from backflip.experiments.control_parts import fresh_policy
+from backflip.policies.actor_critic import ActorCritic
+from backflip.worlds.gym_task import GymTask
+from backflip.worlds.mujoco_tasks import Task
+
+DOT = "backflip.worlds.moving_dot:MovingDot-v0"
+SMALL = [
+    "--quiet", "--steps", "800", "--environments", "4", "--comparisons", "12", "--ask_at_once", "4", "--episodes", "4", "--pairs", "8",
+    "--fit.first_steps", "10", "--fit.steps", "5", "--ppo.epochs", "2", "--policy.hidden", "8", "--check_every", "2",
+]  # fmt: skip
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(folder: Path, *options: str, name: str = "control") -> int:
+    return main(["run", name, "--folder", str(folder / "run"), *SMALL, *options])
+
+
+def summary(folder: Path) -> Any:
+    return json.loads((folder / "run" / "summary.json").read_text())
+
+
+def test_any_id_ends_with_estimates_a_policy_and_films(tmp_path: Path) -> None:
+    pytest.importorskip("imageio.v2")
+    assert run(tmp_path, "--env", DOT, "--films", "1") == 0
+    found = summary(tmp_path)["estimates"]
+    assert set(found) == {"true_return", "untrained_return", "pair_accuracy"} and found["true_return"]["n"] == 4
+    folder = next((tmp_path / "run" / "checkpoints").glob("policy-*"))
+    assert ActorCritic.load(folder).actions is not None
+    assert len(list((tmp_path / "run" / "videos").glob("*.mp4"))) == 1
+    cost = json.loads((tmp_path / "run" / "results" / "cost.json").read_text())
+    assert cost["comparisons"] == 12 and cost["judge"] == "synthetic teacher (oracle)"
+
+
+def test_fast_tasks_take_the_fast_path_unless_something_is_asked_of_them() -> None:
+    config = control.ControlConfig(env="Reacher-v5")
+    assert isinstance(control.find(config), Task)
+    assert control.find(replace(config, horizons=(100,))).horizon == 100
+    assert isinstance(control.find(replace(config, options=("reward_dist_weight=2",))), GymTask)
+
+
+def test_the_fast_path_and_the_true_reward(tmp_path: Path) -> None:
+    assert run(tmp_path, "--env", "Reacher-v5", "--clip_seconds", "0.4", "--reward", "true") == 0
+    assert set(summary(tmp_path)["estimates"]) == {"true_return", "untrained_return"}
+
+
+def test_a_teacher_who_always_skips_leaves_the_policy_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backflip.overseers.synthetic import SyntheticTeacher
+
+    monkeypatch.setattr(
+        SyntheticTeacher, "judge", lambda self, query: Judgement(query.id, "mute", None, note="skipped")
+    )
+    assert run(tmp_path, "--env", DOT) == 0
+    found = summary(tmp_path)["estimates"]
+    assert set(found) == {"true_return", "untrained_return"}
+    notes = (tmp_path / "run" / "notes.jsonl").read_text()
+    assert "no answer came that could be learned from, so the policy is as it was at the start" in notes
+    assert json.loads((tmp_path / "run" / "results" / "cost.json").read_text())["unanswered"] == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--env", "Pendulm-v1"], 'no environment is called "Pendulm-v1"; did you mean "Pendulum-v1"?'),
+        (["--comparisons", "0"], "comparisons is 0, expected 1 or more"),
+        (["--clip_seconds", "2"], "a clip of 2 s is 60 steps of Pendulum-v1, and rows have 50; expected 2 steps or more and no more than"),
+        (["--env", DOT, "--clip_seconds", "9"], "a clip of 9 s is 90 steps of backflip.worlds.moving_dot:MovingDot-v0, and rows have 50"),
+        (["--horizons", "120"], "rows of 50 steps would cross the end of an episode of 120; expected a divisor of it"),
+        (["--env", "CartPole-v1", "--clip_seconds", "0.5"], "steps, and an end tells a learner what nobody said; switch ends off"),
+        (["--overseer", "terminal"], "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"),
+        (["--options", "g"], '"g" is no option of an environment; expected NAME=VALUE, such as g=9.81'),
+        (["--env", "Swimmer-v5", "--films", "1"], "Swimmer-v5 cannot be drawn from the side"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_code_2_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert run(tmp_path, *options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_has_no_pictures_is_refused_before_a_person_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert run(tmp_path, "--overseer", "terminal", "--wait_seconds", "inf") == 2
+    assert "Pendulum-v1 cannot be drawn: pygame is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_moving_dot_compares_three_arms_on_the_same_seeds(tmp_path: Path) -> None:
+    assert run(tmp_path, "--seeds", "2", "--films", "0", "--steps", "1600", name="moving_dot") == 0
+    found = summary(tmp_path)["estimates"]
+    assert {"return_untrained", "return_true", "return_comparisons", "true_return"} <= set(found)
+    rows = json.loads((tmp_path / "run" / "results" / "arms.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert sorted(path.name for path in (tmp_path / "run" / "arms").iterdir()) == ["comparisons_1", "true_0", "true_1"]
+
+
+def test_the_normalised_return_is_where_comparisons_lie_and_void_without_a_yardstick() -> None:
+    row = {"seed": 0.0, "untrained": -1.0, "true": 9.0, "comparisons": 4.0}
+    assert moving_dot.normalised([row]) == [0.5]
+    assert moving_dot.normalised([row, row | {"true": -1.0}]) is None
+
+
+def test_a_fresh_policy_is_that_with_which_a_run_begins() -> None:
+    config = moving_dot.MovingDotConfig()
+    task = moving_dot.gym_task(moving_dot.NAME)
+    truth = moving_dot.GymTruth(task)
+    parts = moving_dot.parts_of(task, config, config.policy, None, "?", truth)  # type: ignore[arg-type]
+    for one, two in zip(parts.policy.parameters(), fresh_policy(task, config.policy, 0).parameters(), strict=True):
+        assert np.array_equal(one.detach().numpy(), two.detach().numpy())
+
+
+def test_the_environment_of_the_page_really_runs(tmp_path: Path) -> None:
+    """The first Python block of docs/control.md is a file of a user's; the command under it is typed as it stands there."""
+    page = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+    source = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    assert len(source.splitlines()) <= 25
+    (tmp_path / "balance.py").write_text(source)
+    command = next(line.strip() for line in page.splitlines() if "--env balance:Balance-v0" in line)
+    options = [*command.split()[5:], *SMALL, "--folder", str(tmp_path / "run")]
+    code = [sys.executable, "-m", "backflip", "run", "control", *options]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "true_return" in summary(tmp_path)["estimates"]
