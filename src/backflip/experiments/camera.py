@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 QUESTION = "In which of the two is the object better grasped? Judge by these pictures alone."
 EXPLORED = 0.85
-"""Share of the updates over which the reward for trying things falls to 0."""
+"""Share of a round's updates over which the reward for trying things falls to 0."""
 MEASURED = ("apparent", "true", "fooling", "learned_gap")
 """What is measured of every learned policy and its reward."""
 
@@ -61,28 +61,30 @@ class CameraConfig:
     """Of everything random; the runs at each probability take seed, seed + 1, ..."""
     seeds: int = 5
     """Independent runs at every probability; intervals are over them."""
-    second_camera: tuple[float, ...] = (0.0, 0.1, 0.32, 0.6, 1.0)
+    second_camera: tuple[float, ...] = (0.0, 0.15, 0.45, 0.75, 1.0)
     """Probabilities with which a question shows the second camera's pictures too: 0 is one camera, 1 is two."""
     penalty: float = 0.5
     """What the overseer takes off for a pretence that the second camera reveals, besides the 1 of the grasp."""
-    beta: float = 1.0
+    beta: float = 2.0
     """Rationality of the overseer: of two items the better one wins with probability sigmoid(beta * difference)."""
     grid: GridConfig = field(default_factory=GridConfig)
     """The grid, and what effort costs."""
-    rounds: int = 6
+    rounds: int = 5
     """Times that the overseer is asked, the reward fitted and the policy improved."""
     comparisons: int = 3000
     """Questions of one run, over all rounds."""
     slip: float = 0.3
     """Probability that an action is a random one in episodes that are asked about: a hand that never errs shows nothing new."""
-    updates: int = 96
-    """PPO updates of one run, over all rounds."""
+    updates: int = 16
+    """PPO updates of a round."""
+    last_updates: int = 64
+    """PPO updates of the last round."""
     episodes: int = 512
     """Episodes an update."""
     lr: float = 0.2
     """Adam's learning rate of the policy's table."""
     explore: float = 0.1
-    """Weight of the entropy bonus at first; it falls linearly to 0."""
+    """Weight of the entropy bonus at first, and again whenever the reward has been fitted anew; it falls linearly to 0."""
     fit: ClipFitConfig = field(
         default_factory=lambda: ClipFitConfig(
             hidden=32, steps=60, first_steps=100, batch=256, noise=0.0, held_out=0.0, l2=3e-4
@@ -91,9 +93,7 @@ class CameraConfig:
     """The fit of the reward. Without the 10 % rule, which this overseer does not follow: it would stretch the scale, and the scale is
     what is weighed against effort."""
     ppo: PPOConfig = field(
-        default_factory=lambda: PPOConfig(
-            lam=1.0, value_coef=0.5, value_clip=math.inf, tokens_per_microbatch=1_000_000
-        )
+        default_factory=lambda: PPOConfig(lam=1.0, value_coef=0.5, value_clip=math.inf, tokens_per_microbatch=1_000_000)
     )
     """The update."""
 
@@ -108,10 +108,10 @@ class CameraConfig:
             raise ConfigError(
                 f"penalty {self.penalty}, beta {self.beta}, slip {self.slip}; expected 0 or more, above 0, and a share"
             )
-        if self.rounds < 1 or min(self.comparisons, self.updates) < self.rounds or self.episodes < 1:
+        if self.comparisons < self.rounds or min(self.rounds, self.updates, self.last_updates, self.episodes) < 1:
             raise ConfigError(
-                f"{self.comparisons} comparisons and {self.updates} updates in {self.rounds} rounds; expected one or more of "
-                "each in every round, and one or more episodes"
+                f"{self.comparisons} comparisons in {self.rounds} rounds of {self.updates}, at last {self.last_updates} updates on "
+                f"{self.episodes} episodes; expected a comparison in every round, and one or more of everything"
             )
 
 
@@ -160,14 +160,18 @@ def learn(p: float, seed: int, outcomes: Outcomes, config: CameraConfig, run: Ru
         judgements, cursor = overseer.answers(cursor)
         pairs += comparisons(queries, first_answers(queries, judgements))[0]
         stats |= fit(world, pairs, [], stream(seed, "fit", point, number))
-        steps = config.updates // config.rounds
+        # What a wrong reward of the round before taught for good could not be unlearned: the hand tries everything again.
+        policy.load_state_dict(policy.slipping(config.slip).state_dict())
+        steps = config.last_updates if number + 1 == config.rounds else config.updates
         for update in range(steps):
             rng = stream(seed, "improve", point, number, update)
             rows = world.collect(policy, config.episodes, rng)
-            done = (number + update / steps) / config.rounds
-            now = replace(config.ppo, entropy_coef=config.explore * max(0.0, 1 - done / EXPLORED))
+            bonus = config.explore * max(0.0, 1 - update / steps / EXPLORED)
+            now = replace(config.ppo, entropy_coef=bonus)
             reward_BT = -world.cost_BT(rows)
-            reward_BT[:, -1] += learned(reward, world, rows.scene[:, -1].numpy(), config) if rows.scene is not None else 0
+            reward_BT[:, -1] += (
+                learned(reward, world, rows.scene[:, -1].numpy(), config) if rows.scene is not None else 0
+            )
             ppo.update(policy, optimizer, rows, reward_BT, now, rng)
     place_HCO = policy.place(torch.from_numpy(features(outcomes.scene, config.grid)))
     reached = success(outcomes, policy.probability_NA()[place_HCO].numpy(), p)
@@ -190,9 +194,15 @@ def learned(reward: ClipRewards, world: CameraWorld, scene_NS: NDArray[np.int64]
 def questions(
     policy: TablePolicy, world: CameraWorld, p: float, author: str, config: CameraConfig, rng: np.random.Generator
 ) -> list[Query]:
-    """Return one round's comparisons of the last moments of fresh episodes; each shows the second camera with probability p."""
-    count = config.comparisons // config.rounds
-    rows = world.last_moment(world.collect(policy.slipping(config.slip), 2 * count, rng))
+    """Return one round's comparisons of moments of fresh episodes; each question shows the second camera with probability p.
+
+    Half of the moments are an episode's last, half are any: a hand on its way shows what a hand that has arrived does not.
+    """
+    count, horizon = config.comparisons // config.rounds, config.grid.horizon
+    scene = world.collect(policy.slipping(config.slip), 2 * count, rng).scene
+    assert scene is not None
+    step_B = np.where(rng.random(2 * count) < 0.5, horizon, rng.integers(0, horizon + 1, 2 * count))
+    rows = world.stills(scene.numpy()[np.arange(2 * count), step_B])
     second_N, turned_N = rng.random(count) < p, rng.permutation(count) % 2
     shown = {False: CameraWorld(config.grid, FRONT).show(rows), True: CameraWorld(config.grid, BOTH).show(rows)}
     times: Counter[str] = Counter()

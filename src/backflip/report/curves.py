@@ -29,7 +29,7 @@ def read_lines(value: object, faults: list[str]) -> tuple[Lines, ...]:
     for name, entry in value.items():
         try:
             found.append(_figure(str(name), entry))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             faults.append(f"{WHERE}: figure {str(name)!r} cannot be drawn ({reason}); it is left out")
     return tuple(found)

@@ -202,18 +202,8 @@ class CameraWorld:
         """Continue after that many rows."""
         self.rows = int(state["rows"])
 
-    def last_moment(self, episodes: Episodes) -> Episodes:
-        """Return clips of one step in which the hand rests where each row left it: what is compared, and what a reward scores.
-
-        Raises:
-            DataError: the rows carry no scene.
-        """
-        if episodes.scene is None:
-            raise DataError("these rows carry no scene, so they have no last moment; collect them in a world")
-        return self.stills(episodes.scene[:, -1].numpy())
-
     def stills(self, scene_NS: NDArray[np.int64]) -> Episodes:
-        """Return clips of one step in which the hand rests in these scenes."""
+        """Return clips of one step in which the hand rests in these scenes: what is compared, and what a reward scores."""
         rest = torch.full((len(scene_NS), 1, 1), WAIT)
         return self._episodes(np.repeat(scene_NS[:, None], 2, axis=1), rest, group_B=torch.arange(len(scene_NS)))
 
@@ -244,7 +234,7 @@ class CameraWorld:
     def _read(self, item: Item) -> tuple[list[int], list[int]]:
         scene, action = item.payload.get("scene"), item.payload.get("action")
         high = [*self.grid.cells, *self.grid.cells, 2]
-        if not (_whole(scene, high) and _whole(action, [len(ACTIONS)] * len(action or ())) and action):
+        if not (scene and action and _whole(scene, high) and _whole(action, [len(ACTIONS)] * len(action))):
             raise DataError(
                 f"item {item.id} is no episode of this grid: {dict(item.payload)}; expected a scene of {len(high)} whole "
                 f"numbers below {high} and actions below {len(ACTIONS)}"
