@@ -4,7 +4,8 @@ A hand is to grasp an object. The overseer compares pictures; from the front a h
 going to the object's depth is an effort. Exact dynamic programming says from which probability of a second camera on honesty
 pays; the loop of comparisons, reward and policy is then put beside it.
 
-Shapes: B rows, T decisions, H cells of the hand, C closed or not, O cells of the object, A actions, S numbers of a scene, N questions.
+Shapes: B rows, T decisions, H cells of the hand, C closed or not, O cells of the object, A actions, F features, S numbers of a scene,
+N questions or scenes.
 """
 
 from __future__ import annotations
