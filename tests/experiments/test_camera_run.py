@@ -105,8 +105,9 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, float], words: st
         replace(CameraConfig(), **change)  # pyright: ignore[reportArgumentType] by name
 
 
-def test_the_command_line_refuses_a_horizon_that_is_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_refuses_a_horizon_that_is_too_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command_line(["run", "camera", "--folder", str(tmp_path / "run"), "--grid.horizon", "3"]) == 2
     said = capsys.readouterr().err
     assert "longest way" in said and len(said.strip().splitlines()) == 1
-

@@ -108,7 +108,7 @@ class Outcomes:
     def start_HCO(self) -> Array:
         """Probability of beginning in each state, as `worlds.camera.starts` draws."""
         first = (self.scene[..., HAND][..., 2] == 0) & (self.scene[..., CLOSED] == 0)
-        return first.astype(np.float64) / first.sum()
+        return np.asarray(first / first.sum(), dtype=np.float64)
 
     def worth_HCO(self, p: float, penalty: float) -> Array:
         """Return what the overseer makes of ending in each state, on average over the second camera being shown or not."""
