@@ -15,9 +15,10 @@ from backflip.errors import ConfigError
 from backflip.experiments import listing
 from backflip.report import figures as draw
 from backflip.report.compare import comparison
+from backflip.report.curves import read_lines
 from backflip.report.evidence import Evidence, estimate, gather, number
 from backflip.report.headline import findings, outcome, status_sentence, verdict
-from backflip.report.marks import Axis, Dot, Dots
+from backflip.report.marks import Axis, Dot, Dots, Lines
 from backflip.report.render import Page, Section, Video, explorer_data, sample_data, write_page
 from backflip.report.reward import fit_figures, reward_model_figures
 from backflip.report.tables import Cell, Table, cell, flat_table, unit_words
@@ -50,17 +51,18 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
 
 def run_page(evidence: Evidence) -> Page:
     """Compose the page of one run."""
-    reasons = findings(evidence)
+    reasons, faults = findings(evidence), list(evidence.faults)
+    own = read_lines(evidence.record.results.get("lines"), faults)
     warnings = [sentence] if (sentence := status_sentence(evidence)) else []
     warnings += [
         f"Phase {phase!r} logged {rows:,} rows; curves show an even share of them, extremes kept."
         for phase, rows in evidence.thinned.items()
     ]
-    warnings += [f"Could not be read: {fault}." for fault in evidence.faults]
+    warnings += [f"Could not be read: {fault}." for fault in faults]
     about = listing().get(evidence.record.experiment, "")
     asked = evidence.cost.get("comparisons")
     budget = f"It was given {show(asked, 'count')} comparisons." if isinstance(asked, int | float) else ""
-    sections = tuple(section for section in _sections(evidence) if section is not None)
+    sections = tuple(section for section in _sections(evidence, own) if section is not None)
     data = {"explorer": explorer_data([(evidence.name, evidence)])}
     data["samples"] = sample_data(evidence.samples, evidence.samples_total, policy_names(evidence))
     status = evidence.record.status
@@ -91,11 +93,14 @@ def policy_names(evidence: Evidence) -> dict[str, tuple[str, str]]:
     return {name: (evidence.label(name), draw.role_of(name, place)) for place, name in enumerate(names)}
 
 
-def _sections(evidence: Evidence) -> Iterator[Section | None]:
+def _sections(evidence: Evidence, own: tuple[Lines, ...]) -> Iterator[Section | None]:
     spread = ("distinct2", "repetition", "entropy_nats", "length_tokens")
     dots = draw.table_figures(evidence)
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
+    if own:
+        intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
+        yield Section("lines", "What came out, beside what is exact", intro, own)
     if films := videos(evidence.path):
         yield Section("video", "Watch it", "As fast as it says; nothing is chosen for being good.", videos=films)
     curves = draw.kl_figures(evidence)
