@@ -33,6 +33,8 @@ class RoomsPPOConfig:
     """Updates of the policy."""
     rows: int = 16
     """Episodes an update."""
+    anywhere: bool = False
+    """Whether episodes begin in cells that are all as likely, not at S."""
     lr: float = 0.05
     """Adam's learning rate; the policy is a table."""
     ppo: PPOConfig = field(
@@ -66,7 +68,7 @@ def improve(
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr)
     learn = getattr(reward, "learn", None)
     for update in range(config.updates):
-        rows = world.collect(policy, config.rows, stream(seed, "act", update))
+        rows = world.collect(policy, config.rows, stream(seed, "act", update), anywhere=config.anywhere)
         reward_BT = reward(rows)
         if beta:
             assert rows.logp_BT is not None
@@ -84,10 +86,14 @@ def improve(
 def curious_time(
     world: Rooms, reward: Curiosity, config: RoomsPPOConfig, seed: int
 ) -> tuple[NDArray[np.float64], list[dict[str, float]]]:
-    """Return each cell's share of the steps in the last quarter of a curious agent's updates, and each update's statistics."""
+    """Return each cell's share of the steps in the last quarter of a curious agent's updates, and each update's statistics.
+
+    Among these is `share_in_front`, of the time in front of the television or one step from there: who turns away and looks again is
+    surprised by its picture as much as who presses the remote.
+    """
     visits_C = np.zeros(world.cells)
     told: list[dict[str, float]] = []
-    front = world.marked("T")
+    front = around(world)
 
     def look(update: int, rows: Episodes, stats: dict[str, float]) -> None:
         at_C = np.bincount(world.cell_S()[rows.obs[:, 1:, STATE].numpy().ravel()], minlength=world.cells)[: world.cells]
@@ -97,6 +103,13 @@ def curious_time(
 
     improve(world, reward, config, seed, look=look)
     return visits_C / visits_C.sum(), told
+
+
+def around(world: Rooms) -> list[int]:
+    """Return the cell in front of the television, and those one step from it."""
+    cell_S = world.cell_S()
+    near_SA = np.isin(cell_S[world.next_SAK[: world.cells, :, 0]], world.marked("T"))
+    return np.flatnonzero(near_SA.any(1)).tolist()
 
 
 def random_cover(world: Rooms, share: float, rng: np.random.Generator, most: int = 20_000) -> int:

@@ -44,7 +44,7 @@ class Curiosity(Protocol):
 class CuriosityConfig:
     """Networks of curiosity and how they learn, of each batch once, before the next."""
 
-    hidden: int = 32
+    hidden: int = 64
     """Width of the hidden layer of every network."""
     features: int = 16
     """Learned features of an observation (ICM)."""
@@ -54,7 +54,7 @@ class CuriosityConfig:
     """Gradient steps on each batch."""
     batch: int = 256
     """Transitions a step."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Adam's learning rate."""
     forward_weight: float = 0.2
     """Share of the forward loss beside the inverse one (ICM, as published)."""

@@ -231,8 +231,7 @@ class Rooms:
         """Return the map with `o` where a walk began, `*` where it went, `x` where it ended, `off` where it was switched off."""
         cell_S = self.cell_S()
         on = [int(cell_S[state]) for state in walk if state != self.off]
-        signs = dict.fromkeys(on, "*") | {on[0]: "o"} | {on[-1]: "x"}
-        drawn = self._signs(signs)
+        drawn = self._signs(dict.fromkeys(on, "*") | ({on[0]: "o"} | {on[-1]: "x"} if on else {}))
         return drawn + ("\noff" if self.off in walk else "")
 
     def shaded(self, share_C: Floats) -> str:
