@@ -41,7 +41,9 @@ def test_sequences_that_do_the_same_change_nothing() -> None:
             state = int(world.next_SAK[state, action, 0])
         ends.append(state)
     table = np.eye(world.states)[ends]
-    assert capacity(table) == pytest.approx(math.log2(len(reachable(world.next_SAK[:, :, 0], world.start, 3))), abs=1e-6)
+    assert capacity(table) == pytest.approx(
+        math.log2(len(reachable(world.next_SAK[:, :, 0], world.start, 3))), abs=1e-6
+    )
 
 
 def entropy(p: float) -> float:

@@ -62,7 +62,9 @@ def test_exact_visits_agree_with_sampling_where_the_switch_is_random() -> None:
         policy.logits_SA += torch.from_numpy(np.random.default_rng(0).normal(size=policy.logits_SA.shape)).float()
     share_S = arrivals_S(tables, walk(tables, policy.chances_SA()[None]).visits_TSA)
     rows = world.collect(policy, 3000, np.random.default_rng(1))
-    seen_S = np.bincount(rows.obs[:, 1:, STATE].numpy().ravel(), minlength=world.states) / rows.obs[:, 1:].shape[:2].numel()
+    seen_S = (
+        np.bincount(rows.obs[:, 1:, STATE].numpy().ravel(), minlength=world.states) / rows.obs[:, 1:].shape[:2].numel()
+    )
     assert share_S.sum() == pytest.approx(1) and np.abs(share_S - seen_S).max() < 0.01
     kl = float(policy.kl_BT(StatePolicy(world.states, 4, 8), rows).sum(1).mean())
     assert walk(tables, policy.chances_SA()[None]).kl_nats == pytest.approx(kl, rel=0.03)

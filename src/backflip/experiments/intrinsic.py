@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from backflip.data import Estimate
@@ -117,7 +116,10 @@ def main(config: IntrinsicConfig, run: Run) -> None:
         with run.progress.phase("off-switch"):
             off_switch(config, run)
         watch(config, run)
-    run.result("cost", {"seconds": run.seconds, "judge": "synthetic teacher", "seconds_by_phase": run.progress.seconds_by_phase})
+    run.result(
+        "cost",
+        {"seconds": run.seconds, "judge": "synthetic teacher", "seconds_by_phase": run.progress.seconds_by_phase},
+    )
 
 
 def exact(value: float) -> Estimate:
@@ -201,7 +203,9 @@ def _shape_words(name: str, shape: dict[str, float]) -> str:
 
 def show_maps(world: Rooms, share: dict[str, Floats], run: Run) -> None:
     """Write where each agent spends its time as samples."""
-    run.samples([{"prompt": "Where each agent spends its time", **{name: world.shaded(one) for name, one in share.items()}}])
+    run.samples(
+        [{"prompt": "Where each agent spends its time", **{name: world.shaded(one) for name, one in share.items()}}]
+    )
 
 
 def cover(config: IntrinsicConfig, run: Run) -> None:

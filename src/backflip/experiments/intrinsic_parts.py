@@ -171,7 +171,10 @@ def learned_point(world: Rooms, reward_SA: Floats, beta: float, config: RoomsPPO
     def gain(one: Walk) -> float:
         return one.total(reward_SA) - beta * one.kl_nats - chance.total(reward_SA)
 
-    return point(world, done, reward_SA, beta) | {"share_of_gain": gain(done) / gain(best), "exact_kl_nats": best.kl_nats}
+    return point(world, done, reward_SA, beta) | {
+        "share_of_gain": gain(done) / gain(best),
+        "exact_kl_nats": best.kl_nats,
+    }
 
 
 # -- the television ------------------------------------------------------------------------------------------------------

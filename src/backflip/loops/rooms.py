@@ -117,7 +117,9 @@ def random_cover(world: Rooms, share: float, rng: np.random.Generator, most: int
     return _cover(world, share, lambda state, came: int(rng.integers(world.actions)), rng, most)
 
 
-def counting_cover(world: Rooms, share: float, rng: np.random.Generator, gamma: float = 0.95, most: int = 20_000) -> int:
+def counting_cover(
+    world: Rooms, share: float, rng: np.random.Generator, gamma: float = 0.95, most: int = 20_000
+) -> int:
     """Return the same for an agent that knows no map: it pays itself 1 / sqrt(1 + visits) for coming to a state, and plans.
 
     It plans by value iteration in the transitions that it has seen; an action that it has not tried
@@ -144,9 +146,7 @@ def counting_cover(world: Rooms, share: float, rng: np.random.Generator, gamma: 
     return _cover(world, share, choose, rng, most)
 
 
-def _cover(
-    world: Rooms, share: float, choose: Callable[[int, bool], int], rng: np.random.Generator, most: int
-) -> int:
+def _cover(world: Rooms, share: float, choose: Callable[[int, bool], int], rng: np.random.Generator, most: int) -> int:
     """Walk without end until enough cells were seen; `most` steps where they never are."""
     cell_S = world.cell_S()
     state_B, picture_B = np.array([world.start]), np.zeros(1, dtype=np.int64)

@@ -65,7 +65,9 @@ class CuriosityConfig:
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.features, self.members, self.steps, self.batch) < 1 or not self.lr > 0:
-            raise ConfigError("hidden, features, members, steps and batch of curiosity must be 1 or more, and lr above 0")
+            raise ConfigError(
+                "hidden, features, members, steps and batch of curiosity must be 1 or more, and lr above 0"
+            )
         if not 0 <= self.forward_weight <= 1 or not self.loss_scale > 0 or not self.bonus > 0:
             raise ConfigError("forward_weight of curiosity is a share, loss_scale and bonus are above 0")
 
@@ -76,7 +78,9 @@ class CountBonus:
     def __init__(self, world: Rooms, what: Literal["cells", "observations"] = "cells") -> None:
         """Count the states that steps lead to, or with `observations` what is seen there, pictures and all."""
         self.what = what
-        self.count: Tensor = torch.zeros(world.states, 1 + (2**world.config.picture_bits if what == "observations" else 0))
+        self.count: Tensor = torch.zeros(
+            world.states, 1 + (2**world.config.picture_bits if what == "observations" else 0)
+        )
 
     def __call__(self, episodes: Episodes) -> Tensor:
         """Return reward_BT, by the counts so far."""
@@ -98,7 +102,9 @@ class CountBonus:
 class ForwardError(nn.Module):
     """Pay for the error of a forward model in features learned by an inverse one: ICM (Pathak et al. 2017)."""
 
-    def __init__(self, see: Features, sizes: tuple[int, int], config: CuriosityConfig, rng: np.random.Generator) -> None:
+    def __init__(
+        self, see: Features, sizes: tuple[int, int], config: CuriosityConfig, rng: np.random.Generator
+    ) -> None:
         """Draw three small networks; `sizes` are the features of an observation and the actions."""
         super().__init__()
         self.see, self.actions, self.config = see, sizes[1], config
@@ -147,7 +153,9 @@ class ForwardError(nn.Module):
 class Disagreement(nn.Module):
     """Pay for how much several forward models of observations disagree (Pathak et al. 2019): noise cannot be learned, but all learn its mean."""
 
-    def __init__(self, see: Features, sizes: tuple[int, int], config: CuriosityConfig, rng: np.random.Generator) -> None:
+    def __init__(
+        self, see: Features, sizes: tuple[int, int], config: CuriosityConfig, rng: np.random.Generator
+    ) -> None:
         """Draw the members; `sizes` are the features of an observation and the actions."""
         super().__init__()
         self.see, self.actions, self.config = see, sizes[1], config

@@ -237,7 +237,9 @@ class Rooms:
     def shaded(self, share_C: Floats) -> str:
         """Return the map with every cell's share of the time as a digit: 9 is the largest, `.` less than a twentieth of it."""
         scale = float(share_C.max())
-        tenth_C = np.floor(10 * share_C / scale - 1e-9).clip(0, 9).astype(int) if scale > 0 else np.zeros(self.cells, int)
+        tenth_C = (
+            np.floor(10 * share_C / scale - 1e-9).clip(0, 9).astype(int) if scale > 0 else np.zeros(self.cells, int)
+        )
         dim_C = share_C < 0.05 * scale
         return self._signs({place: "." if dim_C[place] else str(tenth_C[place]) for place in range(self.cells)})
 
