@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backflip.errors import ConfigError, DataError
-from backflip.optimise.soft_control import Tables, arrivals_S, most_spread, optimum, uniform, walk
+from backflip.optimise.soft_control import Tables, Walk, arrivals_S, most_spread, optimum, uniform, walk
 from backflip.policies.rooms_policy import StatePolicy
 from backflip.worlds.rooms import STATE, Rooms, RoomsConfig
 
@@ -59,7 +59,7 @@ def test_exact_visits_agree_with_sampling_where_the_switch_is_random() -> None:
     world, tables = small(horizon=8, off_chance=0.1)
     policy = StatePolicy(world.states, 4, 8)
     with torch.no_grad():
-        policy.logits_SA += torch.from_numpy(np.random.default_rng(0).normal(size=policy.logits_SA.shape)).float()
+        policy.logits_SA.copy_(torch.from_numpy(np.random.default_rng(0).normal(size=policy.logits_SA.shape)))
     share_S = arrivals_S(tables, walk(tables, policy.chances_SA()[None]).visits_TSA)
     rows = world.collect(policy, 3000, np.random.default_rng(1))
     seen_S = (
@@ -73,10 +73,10 @@ def test_exact_visits_agree_with_sampling_where_the_switch_is_random() -> None:
 def test_the_most_spread_walk_beats_others_and_its_own_neighbours() -> None:
     _, tables = small(horizon=6)
 
-    def objective(done: object, beta: float) -> float:
-        share_S = arrivals_S(tables, done.visits_TSA)  # pyright: ignore[reportAttributeAccessIssue]
+    def objective(done: Walk, beta: float) -> float:
+        share_S = arrivals_S(tables, done.visits_TSA)
         entropy = -float((share_S[share_S > 0] * np.log(share_S[share_S > 0])).sum())
-        return 6 * entropy - beta * done.kl_nats  # pyright: ignore[reportAttributeAccessIssue]
+        return 6 * entropy - beta * done.kl_nats
 
     rng = np.random.default_rng(0)
     best = most_spread(tables, 1.0, uniform(tables), gap=1e-3)

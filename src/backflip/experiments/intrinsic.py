@@ -139,7 +139,7 @@ def check_empowerment(config: IntrinsicConfig, run: Run) -> None:
         counts, cells = np.unique(np.rint(2**bits_S).astype(int), return_counts=True)
         found["with stay" if stay else "four moves"] = {
             f"{count} states in reach": int(cell) for count, cell in zip(counts, cells, strict=True)
-        } | {"start": int(round(2 ** bits_S[world.start]))}
+        } | {"start": round(float(2 ** bits_S[world.start]))}
     run.result("empowerment", found)
     run.estimate("blahut_arimoto_gap_bits", exact(gap))
 

@@ -135,10 +135,14 @@ def counting_cover(
             known_SA[last[0]] = state
         visits_S[state] += 1
         bonus_S = 1 / np.sqrt(1 + visits_S)
+
+        def look_ahead() -> NDArray[np.float64]:
+            return np.where(known_SA >= 0, bonus_S[known_SA] + gamma * value_S[known_SA], 1 / (1 - gamma))
+
         for _ in range(20):
-            q_SA = np.where(known_SA >= 0, bonus_S[known_SA] + gamma * value_S[known_SA], 1 / (1 - gamma))
-            value_S[:] = q_SA.max(1)
-        best = np.flatnonzero(q_SA[state] >= q_SA[state].max() - 1e-9)
+            value_S[:] = look_ahead().max(1)
+        q_A = look_ahead()[state]
+        best = np.flatnonzero(q_A >= q_A.max() - 1e-9)
         action = int(rng.choice(best))
         last[:] = [(state, action)]
         return action

@@ -10,7 +10,6 @@ Shapes: T steps, S states, A actions, K outcomes of an action.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +85,7 @@ def optimum(tables: Tables, reward_SA: Floats, beta: float) -> Walk:
             policy_TSA[step] = best_SA / best_SA.sum(1, keepdims=True)
             value_S = q_SA.max(1)
         else:
-            total_S = logsumexp(q_SA / beta, axis=1)
+            total_S = np.asarray(logsumexp(q_SA / beta, axis=1))
             policy_TSA[step] = np.exp(q_SA / beta - total_S[:, None])
             value_S = beta * (total_S - np.log(actions))
     return walk(tables, policy_TSA)
@@ -158,14 +157,3 @@ def uniform(tables: Tables) -> Walk:
     """Return the walk of chance."""
     states, actions, _ = tables.next_SAK.shape
     return walk(tables, np.full((1, states, actions), 1 / actions))
-
-
-def best_kl(kl_N: Floats, value_N: Floats) -> tuple[float, float]:
-    """Return the KL at which a curve is highest, and how high it is there; the first of equals."""
-    place = int(np.argmax(value_N))
-    return float(kl_N[place]), float(value_N[place])
-
-
-def rising(kl_N: Floats) -> bool:
-    """Return whether a frontier is in the order of its KL."""
-    return all(before <= after + 1e-9 for before, after in pairwise(kl_N))

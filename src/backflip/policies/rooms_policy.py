@@ -8,7 +8,6 @@ Shapes: B rows, T decisions, S states, A actions.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -71,8 +70,3 @@ class StatePolicy(nn.Module):
     def chances_SA(self) -> NDArray[np.float64]:
         """Return the chance of every action in every state."""
         return torch.softmax(self.logits_SA.double(), -1).numpy()
-
-    @torch.no_grad()
-    def uniform_logp(self) -> float:
-        """Return the log-probability that chance gives every action, nats."""
-        return -math.log(self.logits_SA.shape[1])
