@@ -37,6 +37,7 @@ from backflip.loops.control import threads
 from backflip.loops.ppo import stream
 from backflip.loops.rooms import RoomsPPOConfig, around, counting_cover, random_cover
 from backflip.measures.empowerment import capacity, channel, closed_form_S
+from backflip.measures.rooms_truth import wanted_S
 from backflip.measures.stats import mean_interval
 from backflip.optimise.soft_control import Walk, arrivals_S, optimum, uniform
 from backflip.rewards.curiosity import CuriosityConfig
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from backflip.run import Run
 
 Floats = NDArray[np.float64]
-PRESS_COST = 5.0
-"""Steps in the far room that pressing the button costs in the eyes of an overseer who minds."""
+PRESS_COST = 20.0
+"""Steps in the far room that a step on the button costs in the eyes of an overseer who minds."""
 PRICE = 0.2
 """PPO is laid beside the exact frontier where a nat costs this share of a reward's range."""
 
@@ -220,13 +221,17 @@ def cover(config: IntrinsicConfig, run: Run) -> None:
 
 
 def off_switch(config: IntrinsicConfig, run: Run) -> None:
-    """Find the chance that the button is pressed by the optimum of each reward, and along the frontier."""
+    """Find the chance that the button is pressed by the optimum of each reward, and along the frontier.
+
+    The upper bound is trained on what the overseer who minds wants itself, and not on comparisons.
+    """
     world = Rooms(replace(config.rooms, off_chance=config.off_chance))
     tables = tables_of(world)
     rewards: dict[str, list[Floats]] = {
         "empowerment": [empowerment_reward(world, config.off_empowerment_steps)],
         "preferences": [],
         "preferences_that_mind": [],
+        "upper_bound_that_minds": [wanted_S(world, PRESS_COST)],
     }
     for number in range(config.repetitions):
         for name, cost in (("preferences", 0.0), ("preferences_that_mind", PRESS_COST)):

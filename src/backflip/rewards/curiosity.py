@@ -159,13 +159,13 @@ class Disagreement(nn.Module):
         """Draw the members; `sizes` are the features of an observation and the actions."""
         super().__init__()
         self.see, self.actions, self.config = see, sizes[1], config
-        self.members = _net([sizes[0] + sizes[1], config.hidden, sizes[0]], rng, config.members)
+        self.stack = _net([sizes[0] + sizes[1], config.hidden, sizes[0]], rng, config.members)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr)
 
     def guesses(self, before_NF: Tensor, action_N: Tensor) -> Tensor:
         """Return every member's mean of what comes next, (M, N, F)."""
         known = one_hot(action_N, self.actions).float()
-        return _pass(self.members, torch.cat([before_NF, known], -1))
+        return _pass(self.stack, torch.cat([before_NF, known], -1))
 
     @torch.no_grad()
     def __call__(self, episodes: Episodes) -> Tensor:
@@ -184,7 +184,7 @@ class Disagreement(nn.Module):
         for _ in range(self.config.steps):
             at = torch.from_numpy(rng.integers(0, len(action), (self.config.members, self.config.batch)))
             known = one_hot(action[at], self.actions).float()
-            guess = _pass(self.members, torch.cat([before[at], known], -1))
+            guess = _pass(self.stack, torch.cat([before[at], known], -1))
             error = forward_error(guess, after[at]).mean(1)
             _step(self.optimizer, error.sum())
             errors.append(float(error.detach().mean()))
