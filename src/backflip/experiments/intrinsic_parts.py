@@ -1,6 +1,6 @@
 """The measurements of the experiment `intrinsic`, one function each: they return numbers, the experiment writes them.
 
-Shapes: S states, A actions, C cells.
+Shapes: S states, A actions, K outcomes of an action, C cells.
 """
 
 from __future__ import annotations
