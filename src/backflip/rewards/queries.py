@@ -17,7 +17,7 @@ import torch
 from backflip.data import Episodes, Query
 from backflip.errors import ConfigError
 from backflip.protocols import World
-from backflip.rewards.clips import ClipRewards
+from backflip.rewards.members import MemberRewards
 from backflip.worlds.control import cut
 
 CANDIDATES = 10
@@ -35,7 +35,7 @@ class Asking:
 
 
 def choose(
-    rows: Episodes, world: World, reward: ClipRewards | None, count: int, asking: Asking, rng: np.random.Generator
+    rows: Episodes, world: World, reward: MemberRewards | None, count: int, asking: Asking, rng: np.random.Generator
 ) -> list[Query]:
     """Cut clips from `rows` and return `count` comparisons of two, which of them is shown first drawn at random.
 

@@ -86,24 +86,29 @@ def write_video(scenes: Sequence[Array], task: Task, path: Path, *, speed: float
     """
     if speed <= 0:
         raise ConfigError(f"a video at speed {speed}; expected above 0, 0.5 being half as fast as it happened")
+    painter = Painter(task)
+    every = max(1, round(speed / (task.seconds_a_step * FRAMES_A_SECOND)))
+    shown = np.concatenate([painter.frames(scene, every) for scene in scenes], axis=2)
+    return write_film(shown, path, rate=speed / (task.seconds_a_step * every))
+
+
+def write_film(frames: NDArray[np.uint8], path: Path, *, rate: float) -> Path:
+    """Write pictures, (frames, H, W, 3), as an mp4 file with `rate` of them a second; return `path`.
+
+    Raises:
+        MissingExtra: imageio with ffmpeg is not installed.
+    """
     try:
         import imageio.v2 as imageio
     except ImportError as error:
         raise MissingExtra(f"videos need imageio ({error}); run: pip install 'backflip[control]'") from error
-    painter = Painter(task)
-    every = max(1, round(speed / (task.seconds_a_step * FRAMES_A_SECOND)))
-    shown = np.concatenate([painter.frames(scene, every) for scene in scenes], axis=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part.mp4")
     writer: Any = imageio.get_writer(
-        unfinished,
-        fps=speed / (task.seconds_a_step * every),
-        codec="libx264",
-        macro_block_size=None,
-        output_params=["-crf", "28"],
+        unfinished, fps=rate, codec="libx264", macro_block_size=None, output_params=["-crf", "28"]
     )
     try:
-        for frame in shown:
+        for frame in frames:
             writer.append_data(frame)
     finally:
         writer.close()
