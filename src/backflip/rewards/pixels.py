@@ -33,6 +33,8 @@ AT_ONCE = 400
 SAMPLE = 64
 """Clips, spread over the fitted ones, on which brightness and the layers' statistics are measured."""
 EPSILON = 1e-5
+FIRST_SIZE = 0.1
+"""Of fresh rewards: a clip is a sum of many, and a fit that begins far from 1/2 has to unlearn that first."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PixelRewards(MemberRewards):
     input_scale: Tensor
 
     def __init__(self, config: PixelFitConfig, rng: np.random.Generator) -> None:
-        """Draw the weights from `rng` (He et al. 2015; the last layer at scale 1 / sqrt(D + 1))."""
+        """Draw the weights from `rng` (He et al. 2015; the last layer at scale 0.1 / sqrt(D + 1))."""
         super().__init__(config.members)
         self.config = config
         many, filters = config.members, config.filters
@@ -81,7 +83,7 @@ class PixelRewards(MemberRewards):
         self.weights = nn.ParameterList()
         for shape, gain in (
             ((many, wide, hidden), math.sqrt(2 / wide)),
-            ((many, hidden, 1), 1 / math.sqrt(hidden + 1)),
+            ((many, hidden, 1), FIRST_SIZE / math.sqrt(hidden + 1)),
         ):
             self.weights.append(nn.Parameter(torch.tensor(rng.standard_normal(shape) * gain, dtype=torch.float32)))
             self.weights.append(nn.Parameter(torch.zeros(many, 1, shape[2])))
