@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from backflip.data import Episodes, Item
+from backflip.data import Episodes, Item, concat
 from backflip.errors import ConfigError, DataError
 from backflip.rewards.clips import ClipFit
 from backflip.rewards.comparisons import Comparison
@@ -177,8 +178,7 @@ def test_it_learns_what_was_preferred_on_clips_it_has_not_seen() -> None:
     rows, held = clips(60), clips(40, seed=1)
     reward = made()
     fit = ClipFit(reward, replace(SMALL, first_steps=60))
-    both = Episodes(*(torch.cat([getattr(rows, n), getattr(held, n)]) for n in ("obs", "action", "mask_BT")), None,
-                    torch.zeros(100), torch.arange(100))  # fmt: skip
+    both = concat([rows, held])
     pairs, apart = judged(rows), judged(both)[30:]
     stats = fit(Shelf(both), pairs, apart, np.random.default_rng(0))  # type: ignore[arg-type]
     assert stats["held_out_accuracy"] > 0.8 and stats["held_out_n"] == 20
@@ -244,8 +244,6 @@ print(json.dumps(reward(rows).tolist()))
 
 def test_a_clip_that_was_shown_has_equal_rewards_in_a_fresh_process(tmp_path: Path) -> None:
     pytest.importorskip("ale_py")
-    import json
-
     from backflip.policies.scripted import ScriptedPlayer, do
     from backflip.worlds.atari import AtariWorld
     from backflip.worlds.control import cut

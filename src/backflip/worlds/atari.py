@@ -51,6 +51,7 @@ class AtariWorld:
         self.seed_E = self.starts.integers(0, SEEDS, environments)
         self.played = {int(one): bytearray() for one in self.seed_E}
         """The actions of every game so far, by its seed: one byte a decision."""
+        self._told: dict[int, bytearray] = {}  # the same of games in loaded clips, which may be further on than ours
         self.frame_E = self.console.begin(np.ones(environments, dtype=bool), self.seed_E)
 
     # -- the World protocol ------------------------------------------------------------------------------------------
@@ -112,9 +113,8 @@ class AtariWorld:
             )
         for item in items:
             for seed, actions in item.payload["played"].items():
-                known = self.played.get(int(seed), bytearray())
                 said = bytearray(unpack(actions).astype(np.uint8).tobytes())
-                self.played[int(seed)] = max(known, said, key=len)
+                self._told[int(seed)] = max(self._told.get(int(seed), bytearray()), said, key=len)
         return Episodes(
             obs=torch.from_numpy(np.stack(frames)),
             action=torch.from_numpy(np.stack(action)),
@@ -220,11 +220,12 @@ class AtariWorld:
     def _played(self, scene: NDArray[np.int64]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for seed, count in games_of(scene):
-            if len(self.played.get(seed, b"")) < count:
+            known = max((games.get(seed, bytearray()) for games in (self.played, self._told)), key=len)
+            if len(known) < count:
                 raise DataError(
                     f"this world did not play game {seed} of {self.game.name} to the clip's end; show rows in the world they are from"
                 )
-            found[str(seed)] = pack(np.frombuffer(self.played[seed][:count], np.uint8))
+            found[str(seed)] = pack(np.frombuffer(known[:count], np.uint8))
         return found
 
     def _own(self, item: Item) -> None:
