@@ -100,17 +100,17 @@ def test_what_is_hidden_is_black_in_every_game_and_the_rest_is_not() -> None:
 
 @pytest.fixture
 def short_games(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the emulator end every game after 240 frames: 60 decisions."""
-    monkeypatch.setattr(atari_games, "LONGEST", 240)
+    """Let the emulator end every game after 480 frames: 120 decisions."""
+    monkeypatch.setattr(atari_games, "LONGEST", 480)
 
 
 def test_rows_are_bytes_and_a_new_game_begins_in_the_middle_of_one(short_games: None) -> None:
-    world, rows = rows_of(steps=100)
-    assert rows.obs.shape == (2, 101, PIXELS, PIXELS) and rows.obs.dtype == torch.uint8
+    world, rows = rows_of(steps=150)
+    assert rows.obs.shape == (2, 151, PIXELS, PIXELS) and rows.obs.dtype == torch.uint8
     assert rows.mask_BT.all() and rows.scene is not None
     for scene in rows.scene.numpy():
         begins = np.flatnonzero(np.diff(scene[:, 0])) + 1
-        assert begins.tolist() == [60] and (scene[begins, 1] == 0).all()
+        assert begins.tolist() == [120] and (scene[begins, 1] == 0).all()
         assert (np.delete(np.diff(scene[:, 1]), begins - 1) == 1).all()
     seeds = rows.scene[0, [0, -1], 0].tolist()
     at = int(np.flatnonzero(rows.scene[0, :, 0] == seeds[1])[0])
@@ -120,12 +120,12 @@ def test_rows_are_bytes_and_a_new_game_begins_in_the_middle_of_one(short_games: 
         for seed, actions in zip(seeds, plays, strict=True)
     )
     assert np.array_equal(rows.obs[0, at].numpy(), new[0][0])  # and not the last picture of the old one
-    clip = cut_at(rows, 0, at - 30, 60)
+    clip = cut_at(rows, 0, at - 90, 115)
     assert clip.scene is not None and [seed for seed, _ in games_of(clip.scene[0].numpy())] == seeds
     item = world.show(clip)[0]
-    gained = [points for _, points in old[-30:] + new[1:31]]
+    gained = [points for _, points in old[-90:] + new[1:26]]
     assert AtariTruth(world.game)(item).tolist() == gained and -1 in gained
-    assert colour_frames(item).shape == (61, 210, 160, 3)
+    assert colour_frames(item).shape == (116, 210, 160, 3)
 
 
 def cut_at(rows: Episodes, row: int, start: int, steps: int) -> Episodes:
