@@ -26,6 +26,7 @@ from backflip.errors import ConfigError, DataError
 from backflip.protocols import World
 from backflip.rewards.comparisons import Comparison
 from backflip.rewards.fit import Rows, bradley_terry_loss
+from backflip.rewards.members import MemberRewards
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,15 @@ class ClipFitConfig:
             raise ConfigError("fit.held_out and fit.noise are shares below 1, fit.l2 is 0 or more, fit.lr above 0")
 
 
-class ClipRewards(nn.Module):
+class ClipRewards(MemberRewards):
     """M networks from (observation, action) to a reward; as a reward model their mean, each normalised on its own."""
 
     input_mean: Tensor
     input_scale: Tensor
-    mean_M: Tensor
-    std_M: Tensor
 
     def __init__(self, features: int, actions: int, config: ClipFitConfig, rng: np.random.Generator) -> None:
         """Draw the weights from `rng` (He et al. 2015; the last layer at scale 1 / sqrt(D + 1))."""
-        super().__init__()
+        super().__init__(config.members)
         self.reads_actions = config.reads == "state_and_action"
         inputs = features + (actions if self.reads_actions else 0)
         sizes = [inputs, config.hidden, config.hidden, 1]
@@ -86,8 +85,6 @@ class ClipRewards(nn.Module):
             self.weights.append(nn.Parameter(torch.zeros(config.members, 1, outside)))
         self.register_buffer("input_mean", torch.zeros(inputs))
         self.register_buffer("input_scale", torch.ones(inputs))
-        self.register_buffer("mean_M", torch.zeros(config.members))
-        self.register_buffer("std_M", torch.zeros(config.members))
 
     def raw_MBT(self, episodes: Episodes) -> Tensor:
         """Return every member's reward of every step before normalising, with gradients; 0 where masked."""
@@ -99,39 +96,6 @@ class ClipRewards(nn.Module):
             x = torch.matmul(x, weights[place]) + weights[place + 1]
             x = leaky_relu(x, 0.01) if place + 2 < len(weights) else x
         return torch.where(episodes.mask_BT, x.view(-1, rows, steps), torch.zeros(()))
-
-    @torch.no_grad()
-    def members(self, episodes: Episodes) -> Tensor:
-        """Return each member's normalised reward, (M, B, T). Scoring never moves the normaliser.
-
-        Raises:
-            DataError: no normaliser was measured.
-        """
-        if not bool((self.std_M > 0).all()):
-            raise DataError("this reward has no normaliser; call measure_normaliser on rows of the policy first")
-        raw_MBT = self.raw_MBT(episodes)
-        normal_MBT = (raw_MBT - self.mean_M[:, None, None]) / self.std_M[:, None, None]
-        return torch.where(episodes.mask_BT, normal_MBT, torch.zeros(()))
-
-    def __call__(self, episodes: Episodes) -> Tensor:
-        """Return the mean over members of their normalised reward_BT, no gradient."""
-        return self.members(episodes).mean(0)
-
-    @torch.no_grad()
-    def measure_normaliser(self, episodes: Episodes) -> None:
-        """Give every member mean 0 and standard deviation 1 over the steps of these rows.
-
-        Raises:
-            DataError: a member gives every step the same reward.
-        """
-        value_MN = self.raw_MBT(episodes)[:, episodes.mask_BT]
-        std_M = value_MN.std(1, correction=0)
-        if not bool((std_M > 1e-8).all()):
-            raise DataError(
-                "a reward network is constant on these rows, so it has no scale; collect others, or fit again"
-            )
-        self.mean_M.copy_(value_MN.mean(1))
-        self.std_M.copy_(std_M)
 
     @torch.no_grad()
     def scale_inputs(self, episodes: Episodes) -> None:
@@ -146,16 +110,15 @@ class ClipRewards(nn.Module):
             return episodes.obs[:, 1:]
         return torch.cat([episodes.obs[:, :-1], episodes.action.clip(-1, 1)], dim=-1)
 
-    @torch.no_grad()
-    def preference_MN(self, first: Episodes, second: Episodes) -> Tensor:
-        """Return each member's probability that the first clip of each pair is preferred."""
-        return torch.sigmoid(self.raw_MBT(first).sum(-1) - self.raw_MBT(second).sum(-1))
+    def penalised(self) -> list[Tensor]:
+        """Return the weights without the offsets."""
+        return list(self.weights)[::2]
 
 
 class ClipFit:
     """The fit as it goes on while answers come in: weights, Adam and the weight of the L2 penalty are its state."""
 
-    def __init__(self, reward: ClipRewards, config: ClipFitConfig) -> None:
+    def __init__(self, reward: MemberRewards, config: ClipFitConfig) -> None:
         """Prepare to fit `reward` in place."""
         self.reward, self.config = reward, config
         self.optimizer = torch.optim.Adam(reward.parameters(), lr=config.lr)
@@ -182,10 +145,11 @@ class ClipFit:
         losses, norms = list[float](), list[float]()
         for _ in range(steps):
             at_B = torch.from_numpy(rng.integers(0, len(inside), min(self.config.batch, len(inside))))
-            loss, norm = self._step(rows, at_B, count_MN[:, at_B])
+            loss, norm = self._step(rows, at_B, count_MN[:, at_B], rng)
             losses.append(loss)
             norms.append(norm)
         self.fits += 1
+        self.reward.settle(rows.episodes)
         fitted = self._measure(rows)
         stats = {
             "loss": float(np.mean(losses[len(losses) // 2 :])),
@@ -216,15 +180,15 @@ class ClipFit:
         drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(members)]
         return torch.from_numpy(np.stack(drawn)).float()
 
-    def _step(self, rows: Rows, at_B: Tensor, weight_MB: Tensor) -> tuple[float, float]:
+    def _step(self, rows: Rows, at_B: Tensor, weight_MB: Tensor, rng: np.random.Generator) -> tuple[float, float]:
         used_R, inverse = torch.unique(torch.cat([rows.first_B[at_B], rows.second_B[at_B]]), return_inverse=True)
-        score_MR = self.reward.raw_MBT(rows.episodes.select(used_R)).sum(-1)
+        score_MR = self.reward.fitting_MBT(rows.episodes.select(used_R), rng).sum(-1)
         first, second = inverse.chunk(2)
         delta_MB = score_MR[:, first] - score_MR[:, second]
         weight_MB = weight_MB * rows.weight_B[at_B]
         share_MB = rows.share_B[at_B].expand_as(delta_MB)
         loss = bradley_terry_loss(delta_MB, share_MB, weight_MB.clamp_min(1e-9), self.config.noise)
-        squares = sum((weight**2).sum() for weight in list(self.reward.weights)[::2])
+        squares = sum((weight**2).sum() for weight in self.reward.penalised())
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.config.members + self.l2 * squares).backward()
         norm = nn.utils.clip_grad_norm_(self.reward.parameters(), 10.0)

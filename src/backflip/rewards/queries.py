@@ -17,7 +17,7 @@ import torch
 from backflip.data import Episodes, Query, concat
 from backflip.errors import ConfigError
 from backflip.protocols import World
-from backflip.rewards.clips import ClipRewards
+from backflip.rewards.members import MemberRewards
 from backflip.worlds.control import cut
 
 CANDIDATES = 10
@@ -39,7 +39,7 @@ class Asking:
 def choose(
     rows: Episodes,
     world: World,
-    reward: ClipRewards | None,
+    reward: MemberRewards | None,
     count: int,
     asking: Asking,
     rng: np.random.Generator,
