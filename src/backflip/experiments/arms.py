@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.measures.stats import mean_interval
-from backflip.run_record import read_run
+from backflip.run_record import CHECKPOINTS, read_run
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -114,6 +114,18 @@ def folder_of(run: Run, arm: str, seed: int) -> Path:
     return run.path / "arms" / arm / f"seed_{seed}"
 
 
+def checkpoint_of(folder: Path, series: str) -> Path:
+    """Return the newest checkpoint of a series in a finished run.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted((folder / CHECKPOINTS).glob(f"{series}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if not found:
+        raise DataError(f'{folder} holds no checkpoint "{series}"; expected a finished run')
+    return found[-1]
+
+
 def values(summaries: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
     """Return one estimate's value in every run of an arm, (K,).
 
@@ -177,5 +189,9 @@ def _log(folder: Path) -> Path:
 
 
 def _last_words(folder: Path) -> str:
-    words = _log(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines() if _log(folder).is_file() else []
+    words = (
+        _log(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if _log(folder).is_file()
+        else []
+    )
     return words[-1] if words else "it said nothing"

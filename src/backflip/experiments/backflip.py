@@ -8,7 +8,7 @@ Shapes: E episodes, L states of an episode, S numbers of a scene.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,11 +21,12 @@ from backflip.measures.backflip_truth import backflip_truth
 from backflip.measures.clip_truth import correlation_with_truth, kept_truth
 from backflip.measures.somersaults import backward_turns, complete_somersaults
 from backflip.measures.stats import mean_interval
+from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.protocols import Overseer
-from backflip.rewards.clips import ClipRewards
+from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.worlds.clips import ClipFiles, write_video
 from backflip.worlds.control import ControlWorld
 from backflip.worlds.mujoco_tasks import Array, find_task
@@ -43,6 +44,20 @@ SHOWN = 2
 class BackflipConfig(ControlLoopConfig):
     """Settings of the backflip."""
 
+    steps: int = 1_200_000
+    """Real steps of the environments, over all of them."""
+    horizons: tuple[int, ...] = (1000,)
+    """Lengths of episodes while training. Shorter ones teach one fall backwards and then to lie still (lab/LOG.md)."""
+    comparisons: int = 600
+    """Questions put to the overseer."""
+    first_share: float = 0.15
+    """Share of the questions that are asked before the policy learns."""
+    schedule_steps: float = 1e6
+    """The rate of asking falls as c / (steps + c), this being c."""
+    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(steps=30, batch=32))
+    """The fit of the reward."""
+    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.995))
+    """The update. A discount of 0.995 sees 1.6 s ahead: past the landing."""
     overseer: Literal["synthetic", "terminal"] = "synthetic"
     """Who compares: a synthetic teacher that sees the turning, or a person at this terminal, who is given the paths of two films."""
     teacher: Literal["oracle", "mistake", "skip", "equal", "flipped", "coin"] = "oracle"

@@ -14,7 +14,10 @@ from backflip.experiments import experiment
 from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_films, write_results
 from backflip.loops.control import ControlLoopConfig, train
 from backflip.measures.clip_truth import ClipTruth, kept_truth
+from backflip.measures.control_truth import task_truth
 from backflip.measures.gym_truth import own_reward
+from backflip.measures.one_leg import TASK as ONE_LEG
+from backflip.measures.one_leg import one_leg_truth
 from backflip.measures.stats import mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
@@ -67,8 +70,13 @@ class ControlConfig(ControlLoopConfig):
     overseer: Literal["synthetic", "terminal"] = "synthetic"
     """Who compares: a synthetic teacher that sees the environment's own reward, or a person at this terminal, who is given the
     paths of two films."""
-    teacher: Literal["oracle", "mistake", "flipped", "coin"] = "oracle"
+    judged_by: Literal["own", "watched", "one_leg"] = "own"
+    """What the synthetic teacher and the measures go by. own: the environment's own reward. watched: what a person wants who watches a
+    MuJoCo task whose episodes never end early (docs/mujoco.md). one_leg: HalfCheetah-v5 on its front leg alone."""
+    teacher: Literal["oracle", "stochastic", "mistake", "skip", "equal", "myopic", "flipped", "coin"] = "oracle"
     """How the synthetic teacher errs (Lee et al. 2021); flipped wants the opposite, coin does not look."""
+    clip_return: float = 0.0
+    """What a usual clip is worth; the teachers skip and equal go by a tenth of it, and err in nothing where it is 0."""
     question: str = "In which clip do better things happen? Judge only what you see happen in the clip."
     """What a person is asked."""
     reward: Literal["learned", "true"] = "learned"
@@ -103,7 +111,7 @@ def main(config: ControlConfig, run: Run) -> None:
     task = find(config)
     if config.overseer == "terminal" or config.films:
         check_pictures(task)
-    truth = own_reward(task)
+    truth = truth_of(config, task)
     overseer = overseer_of(config, task, truth, run)
     learned = config.reward == "learned"
     parts = parts_of(task, config, config.policy, overseer, config.question, truth, learned=learned)
@@ -166,5 +174,20 @@ def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, r
         return TerminalOverseer(
             run.store, film=ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)
         )
-    kept = kept_truth(truth, run.store, f"{task.id}, its own reward")
-    return SyntheticTeacher(run.store, kept, teacher(config.teacher, seed=config.seed))
+    kept = kept_truth(truth, run.store, f"{task.id}, {config.judged_by}")
+    errs = teacher(config.teacher, mean_return=config.clip_return, seed=config.seed)
+    return SyntheticTeacher(run.store, kept, errs)
+
+
+def truth_of(config: ControlConfig, task: Task | GymTask) -> ClipTruth:
+    """Return what clips are judged by.
+
+    Raises:
+        ConfigError: nobody has written that down for this task.
+    """
+    if config.judged_by == "own":
+        return own_reward(task)
+    if not isinstance(task, Task) or (config.judged_by == "one_leg" and task.id != ONE_LEG):
+        where = ONE_LEG if config.judged_by == "one_leg" else f"one of {', '.join(TASKS)}"
+        raise ConfigError(f"judged_by {config.judged_by} on {task.id}; expected {where}, or judged_by own")
+    return one_leg_truth if config.judged_by == "one_leg" else task_truth

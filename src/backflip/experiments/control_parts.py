@@ -59,13 +59,13 @@ def parts_of(
     """Return what the loop needs; not `learned`: the same optimiser on the true reward, and nobody is asked.
 
     Raises:
-        ConfigError: a clip is longer than a row, or shorter than two steps.
+        ConfigError: a clip is longer than a row.
     """
-    clip_steps = round(config.clip_seconds / task.seconds_a_step)
-    if not 2 <= clip_steps <= config.row_steps:
+    clip_steps = max(1, round(config.clip_seconds / task.seconds_a_step))
+    if clip_steps > config.row_steps:
         raise ConfigError(
             f"a clip of {config.clip_seconds:g} s is {clip_steps} steps of {task.id}, and rows have {config.row_steps}; expected "
-            "2 steps or more and no more than a row: change clip_seconds, or row_steps"
+            "no more than a row: change clip_seconds, or row_steps"
         )
     world = ControlWorld(
         task, environments=config.environments, steps=config.row_steps, seed=config.seed, horizons=config.horizons

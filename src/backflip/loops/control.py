@@ -159,7 +159,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
     """
     many = torch.get_num_threads()
     policy, world, reward = parts.policy, parts.world, parts.reward
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, eps=1e-5)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, eps=1e-5, fused=True)
     fit = ClipFit(reward, config.fit)
     at = Position(lr=config.lr)
     pairs: dict[str, Comparison] = {}

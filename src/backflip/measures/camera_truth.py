@@ -159,7 +159,7 @@ def thresholds(grid: GridConfig, penalty: float) -> Array:
     The way to the object's cell takes d more steps along the depth than the pretence, d * depth_cost; a pretence that is seen from
     the side loses the 1 of a grasp and the penalty: p* = d * depth_cost / (1 + penalty).
     """
-    return np.arange(grid.depth) * grid.depth_cost / (1 + penalty)
+    return np.arange(grid.depth, dtype=np.float64) * (grid.depth_cost / (1 + penalty))
 
 
 def closed_form(grid: GridConfig, hand: ArrayLike, thing: ArrayLike, gap: float) -> tuple[Array, Array, Array]:

@@ -1,0 +1,64 @@
+"""What each part of learning from comparisons is worth: one taken away at a time (Christiano et al. 2017, fig. 5).
+
+Beside them the whole recipe and the same optimiser on the true reward. What is finished is kept, so a sweep can be gone on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backflip.errors import ConfigError
+from backflip.experiments import experiment
+from backflip.experiments.arms import Arm, ArmsConfig, carry_out
+from backflip.experiments.mujoco_arms import TRUE, options, report_returns
+from backflip.worlds.mujoco_tasks import find_task
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+WITHOUT: Mapping[str, Mapping[str, str]] = {
+    "whole": {},
+    "labels_at_the_start": {"first_share": "1.0"},
+    "no_ensemble": {"fit.members": "1", "queries": "random"},
+    "random_queries": {"queries": "random"},
+    "disagreement_alone": {"queries": "disagreement"},
+    "single_frames": {"clip_seconds": "0.0"},
+    "no_regularisation": {"fit.l2": "0.0"},
+    "never_then_and_now": {"older_share": "0.0"},
+}
+"""Arms and what is changed in each; single frames are clips of one step."""
+
+
+@dataclass(frozen=True)
+class AblationsConfig(ArmsConfig):
+    """Settings of the ablations."""
+
+    task: str = "HalfCheetah-v5"
+    """One of Gymnasium's v5 ids, as in `mujoco`."""
+    labels: int = 700
+    """Comparisons in every arm."""
+    steps: int = 0
+    """Real steps of every run; 0: what docs/mujoco.md says for the task."""
+    arms: tuple[str, ...] = tuple(WITHOUT)
+    """Which arms: whole, labels_at_the_start, no_ensemble, random_queries, disagreement_alone, single_frames, no_regularisation,
+    never_then_and_now."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_task(self.task)
+        if self.labels < 1 or self.steps < 0:
+            raise ConfigError(f"labels {self.labels}, steps {self.steps}: expected 1 or more, and 0 or more")
+        if unknown := [name for name in self.arms if name not in WITHOUT]:
+            raise ConfigError(f'no arm is called "{unknown[0]}"; expected some of {", ".join(WITHOUT)}')
+
+
+@experiment(config=AblationsConfig)
+def main(config: AblationsConfig, run: Run) -> None:
+    """Take one part of learning from comparisons away at a time, and measure what it was worth."""
+    own = options(config.task, config.steps)
+    asked = own | {"comparisons": str(config.labels)}
+    arms = [Arm(TRUE, "control", own | {"reward": "true"})]
+    arms += [Arm(name, "control", asked | dict(WITHOUT[name])) for name in config.arms]
+    report_returns(carry_out(arms, config, run), run)

@@ -1,0 +1,52 @@
+"""The six teachers of B-Pref (Lee et al. 2021) on one task: what being noisy, short-sighted or unsure costs, labels being equal.
+
+Beside them the same optimiser on the true reward. What is finished is kept, so a sweep can be gone on with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backflip.errors import ConfigError
+from backflip.experiments import experiment
+from backflip.experiments.arms import Arm, ArmsConfig, carry_out
+from backflip.experiments.mujoco_arms import TRUE, options, report_returns
+from backflip.worlds.mujoco_tasks import find_task
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+TEACHERS = ("oracle", "stochastic", "mistake", "skip", "equal", "myopic")
+
+
+@dataclass(frozen=True)
+class TeachersConfig(ArmsConfig):
+    """Settings of the comparison of teachers."""
+
+    task: str = "HalfCheetah-v5"
+    """One of Gymnasium's v5 ids, as in `mujoco`."""
+    labels: int = 700
+    """Comparisons that each teacher is asked for."""
+    steps: int = 0
+    """Real steps of every run; 0: what docs/mujoco.md says for the task."""
+    clip_return: float = 40.0
+    """What a usual clip is worth; skip and equal go by a tenth of it. On HalfCheetah-v5 a clip of 1.5 s at 1.3 m/s is worth 40."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_task(self.task)
+        if self.labels < 1 or self.steps < 0 or not self.clip_return >= 0:
+            raise ConfigError(
+                f"labels {self.labels}, steps {self.steps}, clip_return {self.clip_return}: expected 1 or more, and 0 or more"
+            )
+
+
+@experiment(config=TeachersConfig)
+def main(config: TeachersConfig, run: Run) -> None:
+    """Compare the six teachers of B-Pref on a MuJoCo task: oracle, stochastic, mistake, skip, equal, myopic."""
+    own = options(config.task, config.steps)
+    asked = own | {"comparisons": str(config.labels), "clip_return": str(config.clip_return)}
+    arms = [Arm(TRUE, "control", own | {"reward": "true"})]
+    arms += [Arm(name, "control", asked | {"teacher": name}) for name in TEACHERS]
+    report_returns(carry_out(arms, config, run), run)
