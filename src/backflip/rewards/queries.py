@@ -22,6 +22,8 @@ from backflip.worlds.control import cut
 
 CANDIDATES = 10
 """Pairs drawn for each that is asked about by disagreement (Christiano et al. 2017, sec. 2.2.4)."""
+TRIES = 10
+"""Times that pairs are drawn anew in place of those that were drawn before."""
 Choice = Literal["random", "disagreement", "mixed"]
 
 
@@ -49,8 +51,28 @@ def choose(
 
     disagreement: of ten times as many pairs those whose preference varies most over the members. mixed: half of each. Before
     there is a fitted `reward` (None) all are random. With `older` clips a share of the pairs compares then with now: a reward fitted on
-    pairs of one moment alone is free to prefer whatever the policy does at that moment to all that came before.
+    pairs of one moment alone is free to prefer whatever the policy does at that moment to all that came before. No two questions are
+    alike and none is about one clip twice, so of very short rows there may be fewer than `count`.
     """
+    found: dict[str, Query] = {}
+    for _ in range(TRIES):
+        if len(found) == count:
+            break
+        for query in _drawn(rows, world, reward, count - len(found), asking, rng, older):
+            if query.items[0].id != query.items[1].id:
+                found.setdefault(query.id, query)
+    return list(found.values())
+
+
+def _drawn(
+    rows: Episodes,
+    world: World,
+    reward: MemberRewards | None,
+    count: int,
+    asking: Asking,
+    rng: np.random.Generator,
+    older: Episodes | None,
+) -> list[Query]:
     chosen = 0 if reward is None or asking.how == "random" else count if asking.how == "disagreement" else count // 2
     drawn = 2 * (count - chosen + CANDIDATES * chosen)
     clips = cut(rows, asking.clip_steps, drawn, rng)
