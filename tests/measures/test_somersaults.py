@@ -98,10 +98,21 @@ def truth_of(qpos: np.ndarray) -> np.ndarray:
 
 def test_the_teacher_wants_backward_turns_high_up() -> None:
     assert len(truth_of(motion(1, steps=125))) == 125
-    high, low, forward, still = (
-        truth_of(one).sum() for one in (motion(1.2), motion(1.2, height=0.3), motion(-1.2), motion(0))
+    clips = (
+        motion(1.2, steps=125),
+        motion(1.2, height=0.3, steps=125),
+        motion(0, steps=125),
+        motion(0, height=0.2, steps=125),
     )
-    assert high > low > still == 0 > forward
+    high, low, stands, lies = (truth_of(one).sum() for one in clips)
+    assert high > low > stands > lies > truth_of(motion(-1.2, steps=125)).sum()
+
+
+def test_leaning_back_and_forth_through_the_upright_earns_no_bonus() -> None:
+    leaning = motion(0, steps=125)
+    leaning[:, 2] = 0.3 * np.sin(np.linspace(0, 20, 126))
+    leaning[:, 2] -= leaning[-1, 2] * np.linspace(0, 1, 126)
+    assert truth_of(leaning).sum() == pytest.approx(truth_of(motion(0, steps=125)).sum(), abs=1e-6)
 
 
 def test_teacher_and_count_share_nothing() -> None:

@@ -1,6 +1,8 @@
 """What the comparisons on MuJoCo tasks share: each task's settings, and what came out of the arms.
 
 No experiment. Left out: which arms there are (`mujoco`, `teachers`, `ablations`, `cheetah_one_leg`).
+
+Shapes: K seeds.
 """
 
 from __future__ import annotations

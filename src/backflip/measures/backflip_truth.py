@@ -16,8 +16,8 @@ from backflip.data import Item
 from backflip.worlds.control import unpack
 
 HEIGHT, ANGLE = 1, 2
-LOWEST, REACH = 0.4, 0.6
-"""Turning counts 0.3 at a height of 0.4 m or less, and 1.3 from 1 m on: rolling on the ground is not a backflip."""
+LOWEST, REACH, ON_THE_GROUND = 0.4, 1.0, 0.15
+"""Turning counts 0.15 at a height of 0.4 m or less, and 1.15 from 1.4 m on: rolling on the ground is not a backflip."""
 LANDED = 3.0
 """Radians that a completed turn is worth besides. It is one only where the clip shows half of it at least: leaning back and forth
 through the upright is no turn."""
@@ -31,7 +31,7 @@ def backflip_truth(item: Item) -> NDArray[np.float64]:
     scene = unpack(item.payload["scene"])
     angle, height = scene[:, ANGLE], scene[1:, HEIGHT]
     backward_T = -np.diff(angle)
-    weight_T = 0.3 + np.clip((height - LOWEST) / REACH, 0.0, 1.0)
+    weight_T = ON_THE_GROUND + np.clip((height - LOWEST) / REACH, 0.0, 1.0)
     turns = np.floor(-angle / (2 * math.pi))
     seen_T = angle[0] - angle[1:] > math.pi
     landed_T = np.clip(np.diff(np.maximum.accumulate(turns)), 0, None) * seen_T * (height > UPRIGHT_HEIGHT)

@@ -1,0 +1,91 @@
+"""Arms of a comparison: whole runs in folders of their own, gone on with where they were cut off, failures named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backflip.errors import ConfigError, DataError
+from backflip.experiments.arms import Arm, ArmsConfig, carry_out, checkpoint_of, folder_of, normalised_return, values
+from backflip.run import Run
+from backflip.run_record import read_run
+
+SMALL = {
+    "env": "Reacher-v5",
+    "judged_by": "watched",
+    "steps": "400",
+    "environments": "2",
+    "row_steps": "50",
+    "piece_steps": "25",
+    "clip_seconds": "0.2",
+    "ppo.minibatches": "2",
+    "fit.steps": "2",
+    "fit.first_steps": "4",
+    "episodes": "2",
+    "pairs": "4",
+}
+LEARNED = Arm("learned", "control", SMALL | {"comparisons": "6"})
+TRUE = Arm("true", "control", SMALL | {"reward": "true"})
+CONFIG = ArmsConfig(seeds=1, workers=2)
+
+
+def start(folder: Path) -> Run:
+    return Run.create("mujoco", CONFIG, root=folder.parent, seed=0, folder=folder)
+
+
+def test_each_arm_is_a_run_that_can_be_read_and_is_not_done_twice(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        found = carry_out([TRUE, LEARNED], CONFIG, run)
+        assert (
+            values(found["learned"], "true_return").shape == (1,) and values(found["true"], "untrained_return")[0] < 0
+        )
+        folder = folder_of(run, "learned", 0)
+        record = read_run(folder)
+        assert record.status == "done" and record.config["comparisons"] == 6 and record.config["seed"] == 0
+        assert (checkpoint_of(folder, "policy") / "policy.safetensors").is_file()
+        before = (folder / "summary.json").stat().st_mtime_ns
+        assert carry_out([TRUE, LEARNED], CONFIG, run) == found
+        assert (folder / "summary.json").stat().st_mtime_ns == before
+        with pytest.raises(DataError, match='no estimate "speed"'):
+            values(found["learned"], "speed")
+        with pytest.raises(DataError, match='no checkpoint "reward"'):
+            checkpoint_of(folder, "reward")
+
+
+def test_a_failed_arm_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    wrong = Arm("wrong", "control", SMALL | {"judged_by": "one_leg"})
+    with start(tmp_path / "run") as run:
+        with pytest.raises(
+            DataError, match=r"1 of 2 runs failed, the first .*wrong/seed_0: ConfigError: judged_by one_leg on Reacher"
+        ):
+            carry_out([wrong, TRUE], CONFIG, run)
+        assert read_run(folder_of(run, "true", 0)).status == "done"
+
+
+def test_a_killed_arm_is_gone_on_with(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        folder = folder_of(run, "true", 0)
+        carry_out([TRUE], CONFIG, run)
+        whole: Any = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(whole | {"status": "running", "estimates": {}}))
+        assert read_run(folder).status == "killed"
+        again = carry_out([TRUE], CONFIG, run)
+        assert again["true"][0]["estimates"] == whole["estimates"]
+
+
+def test_normalised_returns_are_void_where_the_true_reward_teaches_nothing() -> None:
+    random, true = np.array([0.0, 1.0, -1.0]), np.array([10.0, 11.0, 9.0])
+    half = normalised_return(np.array([5.0, 5.0, 5.0]), true, random)
+    assert half is not None and half.value == pytest.approx(0.5) and half.n == 3
+    assert normalised_return(true, random, true) is None
+    assert normalised_return(true, np.array([10.0, -20.0, 12.0]), random) is None  # not told from nothing
+
+
+def test_bad_settings_are_one_line() -> None:
+    for wrong in ({"seeds": 0}, {"workers": -1}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            ArmsConfig(**wrong)
