@@ -46,6 +46,9 @@ class ClipFitConfig:
     """Gradient steps of the first fit."""
     batch: int = 64
     """Comparisons a step."""
+    every: int = 1
+    """While fitting, the sum over a clip is estimated from every so-manieth step, from a place that is drawn anew each time, and so costs as many
+    times less; scoring reads every step."""
     lr: float = 1e-3
     """Adam's learning rate."""
     noise: float = 0.1
@@ -59,8 +62,8 @@ class ClipFitConfig:
     (Christiano et al. 2017, sec. 2.2.3), both as means over comparisons. 0 is off."""
 
     def __post_init__(self) -> None:
-        if self.members < 1 or self.steps < 1 or self.first_steps < 1 or self.batch < 1:
-            raise ConfigError("fit.members, fit.steps, fit.first_steps and fit.batch must be 1 or more")
+        if min(self.members, self.steps, self.first_steps, self.batch, self.every) < 1:
+            raise ConfigError("fit.members, fit.steps, fit.first_steps, fit.batch and fit.every must be 1 or more")
         if not 0 <= self.held_out < 1 or not 0 <= self.noise < 1 or self.l2 < 0 or self.lr <= 0:
             raise ConfigError("fit.held_out and fit.noise are shares below 1, fit.l2 is 0 or more, fit.lr above 0")
 
@@ -74,6 +77,7 @@ class ClipRewards(MemberRewards):
     def __init__(self, features: int, actions: int, config: ClipFitConfig, rng: np.random.Generator) -> None:
         """Draw the weights from `rng` (He et al. 2015; the last layer at scale 1 / sqrt(D + 1))."""
         super().__init__(config.members)
+        self.every = config.every
         self.reads_actions = config.reads == "state_and_action"
         inputs = features + (actions if self.reads_actions else 0)
         sizes = [inputs, config.hidden, config.hidden, 1]
@@ -88,14 +92,26 @@ class ClipRewards(MemberRewards):
 
     def raw_MBT(self, episodes: Episodes) -> Tensor:
         """Return every member's reward of every step before normalising, with gradients; 0 where masked."""
-        rows, steps = episodes.mask_BT.shape
-        seen = self._seen(episodes)
-        x: Tensor = ((seen - self.input_mean) * self.input_scale).clip(-10, 10).view(1, rows * steps, -1)
+        return self._rewards(self._seen(episodes), episodes.mask_BT)
+
+    def fitting_MBT(self, episodes: Episodes, rng: np.random.Generator) -> Tensor:
+        """Return the rewards of every `every`-th step, each as large as the steps it stands for together; (M, B, fewer T)."""
+        if self.every == 1:
+            return self.raw_MBT(episodes)
+        start = int(rng.integers(min(self.every, episodes.mask_BT.shape[1])))
+        mask_BT = episodes.mask_BT[:, start :: self.every]
+        stands_for_B = episodes.mask_BT.sum(1) / mask_BT.sum(1).clamp_min(1)
+        return self._rewards(self._seen(episodes)[:, start :: self.every], mask_BT) * stands_for_B[:, None]
+
+    def _rewards(self, seen_BTI: Tensor, mask_BT: Tensor) -> Tensor:
+        rows, steps = mask_BT.shape
+        scaled_BTI = ((seen_BTI - self.input_mean) * self.input_scale).clip(-10, 10)
+        x: Tensor = scaled_BTI.reshape(1, rows * steps, -1)
         weights = list(self.weights)
         for place in range(0, len(weights), 2):
             x = torch.matmul(x, weights[place]) + weights[place + 1]
             x = leaky_relu(x, 0.01) if place + 2 < len(weights) else x
-        return torch.where(episodes.mask_BT, x.view(-1, rows, steps), torch.zeros(()))
+        return torch.where(mask_BT, x.view(-1, rows, steps), torch.zeros(()))
 
     @torch.no_grad()
     def scale_inputs(self, episodes: Episodes) -> None:
