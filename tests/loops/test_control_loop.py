@@ -177,3 +177,14 @@ def test_bad_settings_are_one_line() -> None:
     for wrong in ({"steps": 0}, {"comparisons": 0}, {"first_share": 0.0}, {"first_share": 1.5}, {"wait_seconds": -1.0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             ControlLoopConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_given_reward_asks_nobody_and_teaches(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        parts = replace(parts_of(run, CONFIG), given=lambda rows: rows.obs[:, 1:, 5].double())
+        before = parts.policy.actor[4].detach().clone()
+        at = train(parts, CONFIG, run)
+        assert at.asked == at.answered == [] and run.store.counts()["queries"] == 0
+        assert not torch.equal(before, parts.policy.actor[4])
+    rows = [row for row in metrics(tmp_path / "run") if row["phase"] == "control"]
+    assert all(abs(row["reward_sum_mean"]) < 1e-3 and row["given_std"] > 0 for row in rows)

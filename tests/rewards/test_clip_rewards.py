@@ -198,3 +198,62 @@ def test_schedules_sum_to_the_budget_and_ask_less_and_less(labels: int, first: i
 def test_a_clip_is_small() -> None:
     """A clip of 125 steps is kept in the store: some 20 kB, not a film."""
     assert len(pack(np.random.default_rng(0).normal(size=(126, 12)))["data"]) < 20_000
+
+
+# -- what a fit looks at ---------------------------------------------------------------------------------------------
+
+
+def test_every_so_manieth_step_stands_for_those_between() -> None:
+    """Over all places to begin at, the estimates of a clip's sum average to the sum; one network, all gradients alike."""
+    rows = clips(4)
+    reward = ClipRewards(12, 3, ClipFitConfig(every=5), np.random.default_rng(0))
+    found = []
+    for start in range(5):
+
+        class Fixed:
+            def integers(self, high: int, at: int = start) -> int:
+                assert high == 5
+                return at
+
+        part_MBT = reward.fitting_MBT(rows, Fixed())  # type: ignore[arg-type]
+        assert part_MBT.shape == (3, 4, 2) and part_MBT.requires_grad
+        found.append(part_MBT.sum(-1))
+    torch.testing.assert_close(torch.stack(found).mean(0), reward.raw_MBT(rows).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_reward_may_read_what_came_of_a_step_and_not_the_action() -> None:
+    rows = clips(3)
+    reward = ClipRewards(12, 3, ClipFitConfig(reads="what_came_of_it"), np.random.default_rng(0))
+    reward.scale_inputs(rows)
+    before = reward.raw_MBT(rows)
+    rows.action.zero_()
+    assert torch.equal(reward.raw_MBT(rows), before)
+    rows.obs[:, 0] = 0  # what was there before the first step
+    assert torch.equal(reward.raw_MBT(rows), before)
+    rows.obs[:, -1] = 0
+    assert not torch.equal(reward.raw_MBT(rows), before)
+
+
+def test_a_share_of_the_questions_compares_now_with_then(world: ControlWorld) -> None:
+    rows, older = walk(world), clips(6, seed=3)
+    old = {item.id for item in world.show(older)}
+    for share, low, high in ((0.0, 0, 0), (0.5, 5, 35), (1.0, 40, 40)):
+        queries = choose(rows, world, None, 40, Asking(STEPS, "random", "?", share), np.random.default_rng(0), older)
+        assert low <= sum(query.items[1].id in old for query in queries) <= high
+        assert not any(query.items[0].id in old for query in queries)
+
+
+def test_no_question_is_asked_twice_and_none_is_about_one_clip(world: ControlWorld) -> None:
+    rows = walk(world).select([0])  # 41 places to cut a clip
+    queries = choose(rows, world, None, 200, Asking(STEPS, "random", "?"), np.random.default_rng(0))
+    assert len({query.id for query in queries}) == len(queries) == 200
+    assert all(query.items[0].id != query.items[1].id for query in queries)
+    one = choose(clips(1), world, None, 3, Asking(STEPS, "random", "?"), np.random.default_rng(0))
+    assert one == []  # of a single clip nothing can be asked
+
+
+def walk(world: ControlWorld) -> Episodes:
+    from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
+
+    policy = ActorCritic(world.features, world.actions, ActorCriticConfig(hidden=8), np.random.default_rng(0))
+    return world.collect(policy, 1, np.random.default_rng(0))
