@@ -59,7 +59,7 @@ def test_the_whole_run(tmp_path: Path) -> None:
         comparisons=(20,),
         empowerment_steps=2,
         off_empowerment_steps=1,
-        watching=RoomsPPOConfig(updates=2, rows=2, anywhere=True),
+        watching=RoomsPPOConfig(updates=2, rows=4, anywhere=True),
         learning=RoomsPPOConfig(updates=2, rows=4),
     )
     with Run.create("intrinsic", config, root=tmp_path, seed=0) as run:

@@ -174,7 +174,16 @@ def test_a_person_who_goes_away_stops_it_cleanly(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_one_line() -> None:
-    for wrong in ({"steps": 0}, {"comparisons": 0}, {"first_share": 0.0}, {"first_share": 1.5}, {"wait_seconds": -1.0}):
+    for wrong in (
+        {"steps": 0},
+        {"comparisons": 0},
+        {"first_share": 0.0},
+        {"first_share": 1.5},
+        {"wait_seconds": -1.0},
+        {"older_share": 1.1},
+        {"piece_steps": 60},
+        {"environments": 1, "piece_steps": 125},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             ControlLoopConfig(**wrong)  # type: ignore[arg-type]
 

@@ -105,6 +105,14 @@ class ControlLoopConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.row_steps % self.piece_steps:
+            raise ConfigError(f"piece_steps is {self.piece_steps}, expected a divisor of row_steps ({self.row_steps})")
+        pieces_a_batch = self.environments * self.row_steps // self.piece_steps
+        if self.ppo.minibatches > pieces_a_batch:
+            raise ConfigError(
+                f"{self.environments} environments of {self.row_steps} steps make {pieces_a_batch} pieces, which cannot be cut into "
+                f"{self.ppo.minibatches} minibatches; lower ppo.minibatches or piece_steps"
+            )
         if not self.wait_seconds >= 0:
             raise ConfigError(f"wait_seconds is {self.wait_seconds}, expected 0 or more")
         if not 0 <= self.older_share <= 1:

@@ -48,6 +48,10 @@ class RoomsPPOConfig:
     def __post_init__(self) -> None:
         if self.updates < 1 or self.rows < 1 or not self.lr > 0:
             raise ConfigError(f"updates {self.updates}, rows {self.rows}, lr {self.lr}; expected 1, 1 and above 0")
+        if self.ppo.minibatches > self.rows:
+            raise ConfigError(
+                f"{self.rows} rows cannot be cut into {self.ppo.minibatches} minibatches; give rows, or lower ppo.minibatches"
+            )
 
 
 def improve(
