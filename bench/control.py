@@ -156,7 +156,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
         "construct_seconds": construct_seconds,
         "peak_rss_mb": common.peak_rss_mb(),
         "action_std": float(policy.log_std_A.detach().exp().mean()),
-        "config": {"torch_threads": 1, "simulation_threads": world.batch.threads, **_json(asdict(config))},
+        "config": {"torch_threads": 1, "simulation_threads": threads_of(world), **_json(asdict(config))},
         "collection": collections(task, policy, collect) if collect else None,
     }
 
@@ -189,7 +189,7 @@ def collections(task: dict[str, Any], policy: Any, program: Path) -> dict[str, A
             rows = world.collect(policy, count, rng)
             seconds += time.perf_counter() - began
             controls.append(world.control_of(rows.action.numpy()))
-        shape = np.array([ROLLOUTS, count, steps, width, body.frame_skip, world.batch.threads], dtype=np.int64)
+        shape = np.array([ROLLOUTS, count, steps, width, body.frame_skip, threads_of(world)], dtype=np.int64)
         with tempfile.NamedTemporaryFile(suffix=".bin") as file:
             Path(file.name).write_bytes(b"".join(np.asarray(part).tobytes() for part in (shape, states, controls)))
             done = subprocess.run([program, model, file.name], capture_output=True, text=True, check=True)
@@ -200,7 +200,7 @@ def collections(task: dict[str, Any], policy: Any, program: Path) -> dict[str, A
         found["ours"].append(decisions / seconds)
         found["c_loop"].append(decisions / alone)
     share = median(a / b for a, b in zip(found["ours"], found["c_loop"], strict=True))
-    return {"steps_per_second": found, "threads": world.batch.threads, "share_of_mj_step": share}
+    return {"steps_per_second": found, "threads": threads_of(world), "share_of_mj_step": share}
 
 
 def compiled(folder: Path) -> Path | None:
@@ -220,6 +220,11 @@ def compiled(folder: Path) -> Path | None:
 
 
 # -- both sides ------------------------------------------------------------------------------------------------------
+
+
+def threads_of(world: Any) -> int:
+    """Return how many threads step the simulations of the fast path."""
+    return world.batch.threads
 
 
 def child(command: list[str], threads: int) -> dict[str, Any]:
