@@ -107,7 +107,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
     policy = ActorCritic(
         world.features, world.actions, ActorCriticConfig(task["hidden"], first_std=1.0), stream(seed, "policy")
     )
-    optimizer = torch.optim.Adam(policy.parameters(), lr=task["learning_rate"], eps=1e-5)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=task["learning_rate"], eps=1e-5, fused=True)
     config = ppo.PPOConfig(
         epochs=task["epochs"],
         minibatches=count * steps // task["batch"],
