@@ -72,7 +72,7 @@ def test_log_probability_entropy_and_kl_are_those_of_torch() -> None:
         torch.nn.Parameter(torch.linspace(0.3, -0.3, ACTIONS)),
     ]
     one, two = Gaussian(stds[0]), Gaussian(stds[1])
-    first, second = Normal(ours, stds[0].exp()), Normal(theirs, stds[1].exp())
+    first, second = Normal(ours, stds[0].sigmoid()), Normal(theirs, stds[1].sigmoid())
     torch.testing.assert_close(one.logp_BT(ours, theirs), first.log_prob(theirs).sum(-1))
     torch.testing.assert_close(one.entropy(ours), first.entropy()[0, 0].sum(-1))
     torch.testing.assert_close(one.kl_BT(ours, two, theirs), kl_divergence(first, second).sum(-1))
@@ -102,3 +102,16 @@ def test_files_of_both_kinds_are_read_back(tmp_path: Path, discrete: bool) -> No
     assert isinstance(again.actions, Categorical) == discrete
     assert torch.equal(again.evaluate(rows).logp_BT, policy.evaluate(rows).logp_BT)
     assert float(again.kl_BT(policy, rows).abs().max()) == 0
+
+
+def test_no_deviation_grows_beyond_the_range_of_an_action_however_it_is_paid_for() -> None:
+    normal = Gaussian.of(ACTIONS, 0.6)
+    np.testing.assert_allclose(normal.log_std_A.detach().exp().numpy(), 0.6, rtol=1e-6)
+    optimizer = torch.optim.SGD([normal.free_A], lr=50.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-normal.entropy(torch.zeros(1))).backward()
+        optimizer.step()
+    assert 0.9 < float(normal.log_std_A.detach().exp().max()) <= 1.0
+    (normal.entropy(torch.zeros(1))).backward()
+    assert normal.free_A.grad is not None and bool((normal.free_A.grad > 0).all())  # it can come down again

@@ -44,7 +44,7 @@ SHOWN = 2
 class BackflipConfig(ControlLoopConfig):
     """Settings of the backflip."""
 
-    steps: int = 2_000_000
+    steps: int = 1_800_000
     """Real steps of the environments, over all of them."""
     horizons: tuple[int, ...] = (1000,)
     """Lengths of episodes while training. Shorter ones teach one fall backwards and then to lie still (lab/LOG.md)."""
@@ -56,7 +56,7 @@ class BackflipConfig(ControlLoopConfig):
     """The rate of asking falls as c / (steps + c), this being c."""
     fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(steps=100, first_steps=400, every=5, lr=3e-3))
     """The fit of the reward."""
-    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.995, entropy_coef=0.02))
+    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.995))
     """The update. A discount of 0.995 sees 1.6 s ahead: past the landing."""
     overseer: Literal["synthetic", "terminal"] = "synthetic"
     """Who compares: a synthetic teacher that sees the turning, or a person at this terminal, who is given the paths of two films."""

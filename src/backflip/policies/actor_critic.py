@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from backflip.data import Act, Episodes, Evaluation
 from backflip.errors import ConfigError, DataError
-from backflip.policies.distributions import Categorical, Gaussian
+from backflip.policies.distributions import MOST_STD, Categorical, Gaussian
 
 SEEN_AT_MOST = 10.0
 """Normalised features beyond this are cut: a body that flies off must not blow up the networks."""
@@ -41,8 +41,8 @@ class ActorCriticConfig:
     """Gain of the actor's last layer at the start: small, so that a fresh policy looks at nothing yet."""
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or self.first_std <= 0:
-            raise ConfigError("policy.hidden must be 1 or more and policy.first_std above 0")
+        if self.hidden < 1 or not 0 < self.first_std < MOST_STD:
+            raise ConfigError(f"policy.hidden must be 1 or more, and policy.first_std lie between 0 and {MOST_STD:g}")
 
 
 class ActorCritic(nn.Module):
@@ -77,8 +77,9 @@ class ActorCritic(nn.Module):
         self.register_buffer("exact_mean_F", torch.zeros(features, dtype=torch.float64))
 
     def _gaussian(self, actions: int) -> Gaussian:
-        self.log_std_A = nn.Parameter(torch.full((actions,), math.log(self.config.first_std)))
-        return Gaussian(self.log_std_A)
+        made = Gaussian.of(actions, self.config.first_std)
+        self.free_std_A = made.free_A
+        return made
 
     # -- the Policy protocol -----------------------------------------------------------------------------------------
 

@@ -16,28 +16,44 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+MOST_STD = 1.0
+"""No deviation grows beyond this. Actions are cut at -1 and 1, so a larger one is no more varied, but an entropy bonus pays for it without end: a
+Hopper's ankle was left at a deviation of 54, which is a coin."""
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A mean for every observation, and a deviation that does not depend on it."""
+    """A mean for every observation, and a deviation between 0 and `MOST_STD` that does not depend on it."""
 
-    log_std_A: nn.Parameter
+    free_A: nn.Parameter
+    """The log of the deviation is -softplus(-free) + log(MOST_STD): it can always come down again."""
+
+    @staticmethod
+    def of(actions: int, std: float) -> Gaussian:
+        """Return one whose deviations are `std`, below `MOST_STD`, for every number of an action."""
+        return Gaussian(nn.Parameter(torch.full((actions,), -math.log(MOST_STD / std - 1))))
+
+    @property
+    def log_std_A(self) -> Tensor:
+        """Return the logs of the deviations, with gradients."""
+        return math.log(MOST_STD) + logsigmoid(self.free_A)
 
     def draw(self, mean_BA: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Return actions, (B, A), and their log-probabilities, (B,)."""
-        log_std_A = self.log_std_A.detach().numpy()
+        log_std_A = math.log(MOST_STD) - np.logaddexp(np.float32(0), -self.free_A.detach().numpy())
         noise_BA = rng.standard_normal(mean_BA.shape, dtype=np.float32)
         action_BA = mean_BA + np.exp(log_std_A) * noise_BA
         return action_BA, -(0.5 * noise_BA * noise_BA + log_std_A + HALF_LOG_2PI).sum(1)
 
     def logp_BT(self, mean_BTA: Tensor, action_BTA: Tensor) -> Tensor:
         """Return the log-probability of actions, nats."""
-        noise_BTA = (action_BTA - mean_BTA) * torch.exp(-self.log_std_A)
-        return -(0.5 * noise_BTA * noise_BTA + self.log_std_A + HALF_LOG_2PI).sum(-1)
+        log_std_A = self.log_std_A
+        noise_BTA = (action_BTA - mean_BTA) * torch.exp(-log_std_A)
+        return -(0.5 * noise_BTA * noise_BTA + log_std_A + HALF_LOG_2PI).sum(-1)
 
     def entropy(self, mean_BTA: Tensor) -> Tensor:
         """Return the entropy, nats: one number, as it is the same everywhere."""
