@@ -108,6 +108,17 @@ def test_the_teacher_wants_backward_turns_high_up() -> None:
     assert high > low > stands > lies > truth_of(motion(-1.2, steps=125)).sum()
 
 
+def test_a_turn_over_the_head_on_the_ground_earns_no_bonus() -> None:
+    clean, over = motion(1.2, steps=125), motion(1.2, steps=125)
+    over[50:54, 1] = 0.2
+    assert truth_of(clean).sum() - truth_of(over).sum() > 6.0
+    before = motion(1.2, steps=125)
+    before[:, 2] += (
+        2 * np.pi * 0.5
+    )  # half a turn, the upright, and more: what came before the clip is not held against it
+    assert truth_of(before).max() > 6.0
+
+
 def test_leaning_back_and_forth_through_the_upright_earns_no_bonus() -> None:
     leaning = motion(0, steps=125)
     leaning[:, 2] = 0.3 * np.sin(np.linspace(0, 20, 126))
