@@ -155,7 +155,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
         "evaluations": ledger.evaluations,
         "construct_seconds": construct_seconds,
         "peak_rss_mb": common.peak_rss_mb(),
-        "action_std": float(policy.actions.log_std_A.detach().exp().mean()),
+        "action_std": float(policy.free_std_A.detach().sigmoid().mean()),
         "config": {"torch_threads": 1, "simulation_threads": threads_of(world), **_json(asdict(config))},
         "collection": collections(task, policy, collect) if collect else None,
     }
