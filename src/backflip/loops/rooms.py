@@ -101,7 +101,7 @@ def curious_time(
 
     def look(update: int, rows: Episodes, stats: dict[str, float]) -> None:
         at_C = np.bincount(world.cell_S()[rows.obs[:, 1:, STATE].numpy().ravel()], minlength=world.cells)[: world.cells]
-        if update >= 0.75 * config.updates:
+        if update >= config.updates - max(1, config.updates // 4):
             visits_C[:] += at_C
         told.append(stats | {"share_in_front": float(at_C[front].sum() / at_C.sum())})
 
