@@ -16,6 +16,7 @@ import numpy as np
 from backflip.data import Episodes
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
+from backflip.experiments.control_parts import write_cost
 from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
 from backflip.measures.backflip_truth import backflip_truth
 from backflip.measures.clip_truth import correlation_with_truth, kept_truth
@@ -108,17 +109,7 @@ def main(config: BackflipConfig, run: Run) -> None:
     for number, scene in enumerate(scene_ELS[:SHOWN]):
         film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
         write_video([scene], find_task(TASK), film, speed=1.0)
-    run.result(
-        "cost",
-        {
-            "comparisons": len(at.answered),
-            "unanswered": at.unanswered,
-            "ties": at.ties,
-            "judge": "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})",
-            "seconds": run.seconds,
-            "seconds_by_phase": run.progress.seconds_by_phase,
-        },
-    )
+    write_cost(at, "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})", run)
 
 
 def write_results(scene_ELS: Array, run: Run) -> None:

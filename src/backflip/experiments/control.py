@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_films, write_results
+from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_cost, write_films, write_results
 from backflip.loops.control import ControlLoopConfig, train
 from backflip.measures.clip_truth import ClipTruth, kept_truth
 from backflip.measures.control_truth import task_truth
@@ -132,17 +132,7 @@ def main(config: ControlConfig, run: Run) -> None:
         if config.overseer == "terminal"
         else f"synthetic teacher ({config.teacher})"
     )
-    run.result(
-        "cost",
-        {
-            "comparisons": len(at.answered),
-            "unanswered": at.unanswered,
-            "ties": at.ties,
-            "judge": judge,
-            "seconds": run.seconds,
-            "seconds_by_phase": run.progress.seconds_by_phase,
-        },
-    )
+    write_cost(at, judge, run)
 
 
 def find(config: ControlConfig) -> Task | GymTask:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from backflip.data import Episodes
 from backflip.errors import ConfigError
-from backflip.loops.control import ControlLoopConfig, ControlParts, stream
-from backflip.measures.clip_truth import ClipTruth
+from backflip.loops.control import ControlLoopConfig, ControlParts, Position, stream
+from backflip.measures.clip_truth import ClipTruth, correlation
 from backflip.measures.gym_truth import pair_accuracy, true_reward_BT
 from backflip.measures.stats import mean_interval
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
@@ -76,7 +75,7 @@ def parts_of(
         true_BT = true_reward_BT(world, some, truth)
         found = {"true_reward_mean": float(true_BT.mean())}
         if learned:
-            found["correlation_with_truth"] = _correlation(reward(some), true_BT)
+            found["correlation_with_truth"] = correlation(reward(some).numpy(), true_BT.numpy())
         return found
 
     return ControlParts(
@@ -126,6 +125,21 @@ def write_results(parts: ControlParts, found: Unseen, truth: ClipTruth, pairs: i
         run.estimate("pair_accuracy", accuracy)
 
 
+def write_cost(at: Position, judge: str, run: Run) -> None:
+    """Write what was asked, of whom, and how long it took."""
+    run.result(
+        "cost",
+        {
+            "comparisons": len(at.answered),
+            "unanswered": at.unanswered,
+            "ties": at.ties,
+            "judge": judge,
+            "seconds": run.seconds,
+            "seconds_by_phase": run.progress.seconds_by_phase,
+        },
+    )
+
+
 def write_films(found: Unseen, task: Task | GymTask, count: int, run: Run) -> None:
     """Write the first `count` unseen episodes as videos, in real time."""
     if not count:
@@ -144,9 +158,3 @@ def write_films(found: Unseen, task: Task | GymTask, count: int, run: Run) -> No
 
 def _film(number: int) -> str:
     return f"unseen_episode_{number + 1},_real_time.mp4"
-
-
-def _correlation(learned_BT: torch.Tensor, true_BT: torch.Tensor) -> float:
-    """Return Pearson's correlation; 0 where either is constant."""
-    both = np.stack([learned_BT.double().numpy().ravel(), true_BT.numpy().ravel()])
-    return float(np.corrcoef(both)[0, 1]) if (both.std(1) > 0).all() else 0.0

@@ -8,6 +8,7 @@ Shapes: B rows, T steps, N steps of all rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,10 @@ def correlation_with_truth(reward_BT: Tensor, episodes: Episodes, truth: ClipTru
     if episodes.scene is None:
         return 0.0
     items = [Item("", "", {"scene": pack(scene)}, media="clip") for scene in episodes.scene.numpy()]
-    true_N = np.concatenate([truth(item) for item in items])
-    learned_N = reward_BT.double().numpy().ravel()
-    if true_N.std() == 0 or learned_N.std() == 0:
-        return 0.0
-    return float(np.corrcoef(true_N, learned_N)[0, 1])
+    return correlation(reward_BT.numpy(), np.stack([truth(item) for item in items]))
+
+
+def correlation(learned: NDArray[np.floating[Any]], true: NDArray[np.floating[Any]]) -> float:
+    """Return Pearson's correlation of two arrays of one shape; 0 where either is constant."""
+    both = np.stack([learned.ravel(), true.ravel()]).astype(np.float64)
+    return float(np.corrcoef(both[0], both[1])[0, 1]) if bool(np.all(both.std(1) > 0)) else 0.0
