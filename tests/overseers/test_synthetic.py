@@ -193,3 +193,22 @@ def test_chance_is_the_share_of_answers(store: Store, worth: Any, query: Any):
     )
     picky = SyntheticTeacher(store, worth, TeacherConfig(skip=1.0, equal=0.5))
     assert picky.chance(query("0", "0")) is None and picky.chance(query("2", "2.1")) == 0.5
+
+
+def test_a_graded_answer_is_the_nearest_level_and_errs_only_by_mistakes(store: Store, worth: Any, query: Any):
+    judge = SyntheticTeacher(store, worth, teacher("graded", beta=1.0))
+    shares = [judge.judge(query(first, "0")).answer for first in ("0", "0.3", "1", "2", "9", "-1")]
+    assert [share and round(share[0], 2) for share in shares] == [0.5, 0.5, 0.7, 0.88, 0.98, 0.3]
+    assert all(share is not None and sum(share) == 1 for share in shares)
+    assert judge.chance(query("1", "0")) == 0.7
+    wrong = SyntheticTeacher(store, worth, TeacherConfig(beta=1.0, levels=(0.1, 0.9), mistake=1.0))
+    assert wrong.judge(query("1", "0")).answer == pytest.approx((0.1, 0.9))
+
+
+def test_a_score_is_linear_up_to_the_full_score(store: Store, worth: Any, item: Any):
+    judge = SyntheticTeacher(store, worth, TeacherConfig(full_score=4.0))
+    asked = [Query((item(text),), "what is it worth?", kind="rate") for text in ("0", "2", "-4", "9")]
+    judge.ask(asked)
+    assert [one.answer for one in judge.answers(0)[0]] == [(0.5,), (0.75,), (0.0,), (1.0,)]
+    with pytest.raises(ConfigError, match="full_score"):
+        TeacherConfig(full_score=-1.0)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from backflip.data import Episodes
+from backflip.data import Episodes, Judgement, Query
 from backflip.errors import ConfigError, DataError
+from backflip.rewards.clip_answers import Compared, Score, Scored, load, scores
 from backflip.rewards.clips import ClipFit, ClipFitConfig, ClipRewards
 from backflip.rewards.comparisons import Comparison
 from backflip.rewards.fit import Rows, bradley_terry_loss
-from backflip.rewards.queries import Asking, choose, labels_due
+from backflip.rewards.queries import Asking, choose, choose_single, labels_due
 from backflip.testing import check_reward_model
 from backflip.worlds.control import ControlWorld, pack
 
@@ -107,8 +108,7 @@ def test_the_loss_is_that_of_texts_on_the_same_tensors(world: ControlWorld) -> N
         ]
     )
     assert float(bradley_terry_loss(delta_B, rows.share_B, rows.weight_B, 0.1)) == pytest.approx(by_hand, abs=1e-5)
-    fit = ClipFit(reward, ClipFitConfig(members=1))
-    assert fit._measure(rows)["loss"] == pytest.approx(by_hand, abs=1e-5)  # pyright: ignore[reportPrivateUsage]
+    assert Compared(rows).measure(reward, 0.1)["loss"] == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_it_learns_what_was_preferred_and_says_so(world: ControlWorld) -> None:
@@ -257,3 +257,51 @@ def walk(world: ControlWorld) -> Episodes:
 
     policy = ActorCritic(world.features, world.actions, ActorCriticConfig(hidden=8), np.random.default_rng(0))
     return world.collect(policy, 1, np.random.default_rng(0))
+
+
+# -- scores of single clips ----------------------------------------------------------------------------------------------
+
+
+def scored(world: ControlWorld, count: int, seed: int = 0) -> list[Score]:
+    """Clips with the sum of their first action as their score."""
+    rows = clips(count, seed)
+    worth = (0.5 + rows.action[:, :, 0].sum(1) / 20).tolist()
+    return [Score(item, value) for item, value in zip(world.show(rows), worth, strict=True)]
+
+
+def test_scores_are_fitted_by_least_squares_and_rank_unseen_clips(world: ControlWorld) -> None:
+    inside, held = scored(world, 200), scored(world, 60, seed=1)
+    reward = made()
+    before = load(world, held).measure(reward, 0.1)
+    stats = ClipFit(reward, ClipFitConfig(first_steps=300))(world, inside, held, np.random.default_rng(0))
+    assert stats["held_out_accuracy"] > 0.8 > before["accuracy"] + 0.1
+    assert stats["held_out_loss"] < 0.5 * before["loss"] and stats["held_out_n"] == 60 * 59 / 2
+
+
+def test_the_loss_of_scores_is_the_weighted_mean_square_over_members(world: ControlWorld) -> None:
+    given, reward = scored(world, 6), made(members=2)
+    loaded = Scored.of(world, given)
+    weight_MB = torch.tensor([[1.0, 0, 2, 1, 1, 1], [0, 3, 0, 1, 1, 1]])
+    loss = loaded.loss(reward, torch.arange(6), weight_MB, 0.1, np.random.default_rng(0))
+    sum_MB = reward.raw_MBT(loaded.episodes).sum(-1)
+    by_hand = (weight_MB * (sum_MB - loaded.score_B) ** 2).sum() / weight_MB.sum()
+    assert float(loss.detach()) == pytest.approx(float(by_hand.detach()), rel=1e-5)
+    assert loaded.score_B.tolist() == pytest.approx([10 * (one.value - 0.5) for one in given])
+
+
+def test_questions_about_single_clips_name_their_reason_and_their_answers_become_scores(world: ControlWorld) -> None:
+    rows, reward = clips(400), made()
+    reward.measure_normaliser(rows)
+    asking = Asking(4, "mixed", "what is it worth?")
+    asked = choose_single(rows, world, reward, 8, asking, np.random.default_rng(0))
+    assert len(asked) == 8 and {query.kind for query in asked} == {"rate"}
+    assert [query.reason for query in asked].count("disagreement") == 4
+    found, counts = scores(
+        asked[:2], [Judgement(asked[0].id, "judge", (0.25,)), Judgement(asked[1].id, "judge", None, note="dark")]
+    )
+    assert [one.value for one in found] == [0.25] and counts == {"judgements": 2, "unanswered": 1, "ties": 0}
+    pair = Query((asked[0].items[0], asked[1].items[0]), "which?")
+    with pytest.raises(DataError, match="expected a rating of one"):
+        scores([pair], [Judgement(pair.id, "judge", (1.0, 0.0))])
+    with pytest.raises(DataError, match="expected one kind"):
+        load(world, [found[0], judged(world, 1)[0]])

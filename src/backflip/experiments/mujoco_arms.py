@@ -20,13 +20,23 @@ TRUE = "true_reward"
 """The arm in which nobody is asked."""
 RUNNING = {"gamma": "0.99", "environments": "16", "row_steps": "250", "piece_steps": "50", "horizons": "1000"}
 SHORT = {"gamma": "0.99", "environments": "40", "row_steps": "50", "piece_steps": "25", "horizons": "50"}
+ALIKE = {
+    "ask_at_once": "20",
+    "lr": "3e-4",
+    "ppo.minibatches": "16",
+    "settle": "0.5",
+    "fit.batch": "64",
+    "fit.steps": "100",
+    "fit.lr": "3e-3",
+}
+"""The same for all tasks."""
 SETTINGS: Mapping[str, Mapping[str, str]] = {
-    "HalfCheetah-v5": {"steps": "500000", "clip_seconds": "1.5"} | RUNNING,
-    "Hopper-v5": {"steps": "800000", "clip_seconds": "0.8"} | RUNNING | {"gamma": "0.995"},
-    "Walker2d-v5": {"steps": "1000000", "clip_seconds": "0.8"} | RUNNING | {"gamma": "0.995"},
-    "Swimmer-v5": {"steps": "500000", "clip_seconds": "1.5"} | RUNNING | {"gamma": "0.999"},
-    "Ant-v5": {"steps": "1000000", "clip_seconds": "1.5"} | RUNNING,
-    "Reacher-v5": {"steps": "300000", "clip_seconds": "0.5"} | SHORT,
+    "HalfCheetah-v5": {"steps": "600000", "clip_seconds": "1.5", "fit.every": "2"} | RUNNING,
+    "Hopper-v5": {"steps": "800000", "clip_seconds": "0.8", "fit.every": "5"} | RUNNING | {"gamma": "0.995"},
+    "Walker2d-v5": {"steps": "1000000", "clip_seconds": "0.8", "fit.every": "5"} | RUNNING | {"gamma": "0.995"},
+    "Swimmer-v5": {"steps": "500000", "clip_seconds": "1.5", "fit.every": "2"} | RUNNING | {"gamma": "0.999"},
+    "Ant-v5": {"steps": "1000000", "clip_seconds": "1.5", "fit.every": "2"} | RUNNING,
+    "Reacher-v5": {"steps": "400000", "clip_seconds": "0.5", "fit.noise": "0"} | SHORT,
     "InvertedPendulum-v5": {"steps": "100000", "clip_seconds": "0.6"} | SHORT,
     "InvertedDoublePendulum-v5": {"steps": "200000", "clip_seconds": "0.75"} | SHORT,
 }
@@ -37,7 +47,7 @@ def options(task: str, steps: int = 0) -> dict[str, str]:
     """Return the options of `backflip run control` on a task."""
     chosen = dict(SETTINGS[task]) | ({"steps": str(steps)} if steps else {})
     gamma = chosen.pop("gamma")
-    return {"env": task, "judged_by": "watched", "ppo.gamma": gamma, "ask_at_once": "20"} | chosen
+    return {"env": task, "judged_by": "watched", "ppo.gamma": gamma} | ALIKE | chosen
 
 
 def report_returns(found: Mapping[str, list[Mapping[str, Any]]], run: Run) -> None:

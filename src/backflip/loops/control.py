@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from backflip.optimise import ppo
 from backflip.optimise.ppo import PPOConfig
 from backflip.policies.actor_critic import ActorCritic
 from backflip.protocols import Overseer
+from backflip.rewards.clip_answers import Answer, scores
 from backflip.rewards.clips import ClipFit, ClipFitConfig, ClipRewards
-from backflip.rewards.comparisons import Comparison, comparisons
-from backflip.rewards.queries import Asking, Choice, choose, labels_due
+from backflip.rewards.comparisons import comparisons
+from backflip.rewards.queries import Asking, Choice, choose, choose_single, labels_due
 from backflip.worlds.control import ControlWorld, pieces
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ class ControlLoopConfig:
     """The rate of asking falls as c / (steps + c), this being c; 2e6 there, for runs of tens of millions."""
     ask_at_once: int = 10
     """Questions are put in batches of at least this many."""
+    asks: Literal["comparisons", "scores"] = "comparisons"
+    """What is asked: which of two clips is better, or what one is worth (Christiano et al. 2017, fig. 5). `comparisons` counts either."""
     queries: Choice = "mixed"
-    """Which pairs are asked about: random, disagreement, or half and half."""
+    """Which pairs (or clips) are asked about: random, disagreement, or half and half."""
     older_share: float = 0.5
     """Share of questions that compare a clip of now with one that was asked about before."""
     wait_seconds: float = 0.0
@@ -84,6 +87,8 @@ class ControlLoopConfig:
         )
     )  # fmt: skip
     """The update."""
+    settle: float = 0.0
+    """Share of the updates, the last ones, over which `ppo.entropy_coef` falls to 0 in a straight line: explore first, then be exact."""
     target_kl_nats_per_decision: float = 0.03
     """The learning rate is halved after an update that moved the policy by more than twice this, raised by half after one that
     moved it by less than half (Schulman et al. 2017, sec. 4); 0 keeps it."""
@@ -117,6 +122,8 @@ class ControlLoopConfig:
             raise ConfigError(f"wait_seconds is {self.wait_seconds}, expected 0 or more")
         if not 0 <= self.older_share <= 1:
             raise ConfigError(f"older_share is {self.older_share}, expected a share from 0 to 1")
+        if not 0 <= self.settle <= 1:
+            raise ConfigError(f"settle is {self.settle}, expected a share from 0 to 1")
         if not 0 < self.first_share <= 1:
             raise ConfigError(f"first_share is {self.first_share}, expected above 0 and at most 1")
 
@@ -170,7 +177,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, eps=1e-5, fused=True)
     fit = ClipFit(reward, config.fit)
     at = Position(lr=config.lr)
-    pairs: dict[str, Comparison] = {}
+    pairs: dict[str, Answer] = {}
     heard = Heard()
     if (saved := run.load_state()) is not None:
         at = Position(**saved["at"])
@@ -245,15 +252,13 @@ def _ask(
     count = (config.comparisons if last else due) - len(at.asked)
     if count < (1 if last else min(config.ask_at_once, config.comparisons - len(at.asked))) or count < 1:
         return
-    queries = choose(
-        rows,
-        parts.world,
-        parts.reward if fitted else None,
-        count,
-        Asking(parts.clip_steps, config.queries, parts.question, config.older_share),
-        stream(config.seed, "ask", at.update),
-        _older(parts, at, run, stream(config.seed, "older", at.update)) if config.older_share else None,
-    )
+    asking = Asking(parts.clip_steps, config.queries, parts.question, config.older_share)
+    reward, rng = parts.reward if fitted else None, stream(config.seed, "ask", at.update)
+    if config.asks == "scores":
+        queries = choose_single(rows, parts.world, reward, count, asking, rng)
+    else:
+        older = _older(parts, at, run, stream(config.seed, "older", at.update)) if config.older_share else None
+        queries = choose(rows, parts.world, reward, count, asking, rng, older)
     parts.overseer.ask(queries)
     ids = [query.id for query in queries]
     at.asked += ids
@@ -292,7 +297,7 @@ def _hear(
     config: ControlLoopConfig,
     at: Position,
     heard: Heard,
-    pairs: dict[str, Comparison],
+    pairs: dict[str, Answer],
     run: Run,
 ) -> int:
     """Take the answers that have come into `pairs`, by question and in the order of asking; return how many can be learned from."""
@@ -310,22 +315,23 @@ def _hear(
     return _join(fresh, at, pairs, run)
 
 
-def _join(fresh: list[Judgement], at: Position, pairs: dict[str, Comparison], run: Run) -> int:
+def _join(fresh: list[Judgement], at: Position, pairs: dict[str, Answer], run: Run) -> int:
     queries: dict[str, Query] = run.store.queries_by_id([one.query_id for one in fresh])
     before = len(pairs)
     for one in fresh:
-        found, counts = comparisons([queries[one.query_id]], [one])
+        query = queries[one.query_id]
+        found, counts = (scores if query.kind == "rate" else comparisons)([query], [one])
         pairs.update((one.query_id, pair) for pair in found)
         at.unanswered += counts["unanswered"]
         at.ties += counts["ties"]
     return len(pairs) - before
 
 
-def _known(at: Position, run: Run) -> dict[str, Comparison]:
+def _known(at: Position, run: Run) -> dict[str, Answer]:
     """Read again the comparisons that were learned from before a kill, in the same order."""
     questions = run.store.queries_by_id(at.answered)
     answers = first_answers([questions[query] for query in at.answered], run.store.judgements(0)[0])
-    pairs: dict[str, Comparison] = {}
+    pairs: dict[str, Answer] = {}
     _join(answers, Position(), pairs, run)
     return pairs
 
@@ -343,7 +349,7 @@ def _improve(
         optimizer,
         small,
         reward_BT.reshape(small.mask_BT.shape),
-        config.ppo,
+        replace(config.ppo, entropy_coef=config.ppo.entropy_coef * _entropy_share(config, at.update)),
         stream(config.seed, "minibatches", at.update),
     )
     stats |= explained | {"lr": at.lr}
@@ -351,6 +357,11 @@ def _improve(
         moved = stats["approx_kl_last_nats"] / config.target_kl_nats_per_decision
         at.lr = float(np.clip(at.lr * (0.5 if moved > 2 else 1.5 if moved < 0.5 else 1.0), 1e-5, 1e-3))
     return stats
+
+
+def _entropy_share(config: ControlLoopConfig, update: int) -> float:
+    last = max(1.0, config.settle * config.updates)
+    return min(1.0, (config.updates - update) / last) if config.settle else 1.0
 
 
 def _rewarded(parts: ControlParts, rows: Episodes) -> tuple[Tensor, dict[str, float]]:

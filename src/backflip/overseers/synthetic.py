@@ -1,7 +1,7 @@
 """Synthetic teachers: they consult the ground truth, and err as the teachers of B-Pref do (Lee et al. 2021, sec. 4).
 
 The one overseer that may read `backflip.truth`. Its answer to a query is a function of (seed, query id) alone, so a
-resumed run asks and hears the same. Left out: judgements of any kind but comparisons of two.
+resumed run asks and hears the same. It compares two items, or scores one. Left out: other kinds of judgement.
 
 Shapes: T decisions of one item, N queries.
 """
@@ -43,6 +43,10 @@ class TeacherConfig:
     """The teacher cannot judge two items whose undiscounted truths are both at most this; off unless above 0."""
     equal: float = 0.0
     """Items whose undiscounted truths differ by less than this are a tie; off unless above 0."""
+    full_score: float = 0.0
+    """The undiscounted truth that scores 1; its negative scores 0, between them the score is linear. 0: the teacher gives no scores."""
+    levels: tuple[float, ...] = ()
+    """A graded answer: the probability that the first wins, rounded to the nearest of these. None: the answer is drawn, first or second."""
     sign: Literal[1, -1] = 1
     """-1 wants the opposite of the truth."""
     seed: int = 0
@@ -53,17 +57,23 @@ class TeacherConfig:
             not self.beta >= 0
             or not 0 <= self.mistake <= 1
             or not 0 <= self.myopic_gamma <= 1
+            or not self.full_score >= 0
+            or not all(0 <= level <= 1 for level in self.levels)
             or self.sign not in (1, -1)
         ):
             raise ConfigError(
-                "a teacher needs beta >= 0, mistake and myopic_gamma in [0, 1] and sign 1 or -1; mend the one that is not"
+                "a teacher needs beta and full_score >= 0, mistake, myopic_gamma and levels in [0, 1] and sign 1 or -1; mend the one that is not"
             )
 
 
-def teacher(name: str, *, beta: float = 1.0, mean_return: float = 0.0, seed: int = 0) -> TeacherConfig:
-    """Return a teacher by name: B-Pref's oracle, stochastic, mistake, skip, equal, myopic; or flipped, coin.
+SEVEN_POINTS = (0.02, 0.12, 0.3, 0.5, 0.7, 0.88, 0.98)
+"""Much worse, worse, slightly worse, about equal, and so on: what each answer on a scale of seven means as a share."""
 
-    `beta` is the rationality of stochastic and flipped. `mean_return` is the average truth of recent items, over the
+
+def teacher(name: str, *, beta: float = 1.0, mean_return: float = 0.0, seed: int = 0) -> TeacherConfig:
+    """Return a teacher by name: B-Pref's oracle, stochastic, mistake, skip, equal, myopic; or graded, flipped, coin.
+
+    graded says on a scale of seven how much better one is. `beta` is the rationality of stochastic, graded and flipped. `mean_return` is the average truth of recent items, over the
     length that is compared: skip and equal use a tenth of it, and are off where it is not above 0 (Lee et al. 2021, sec. 4).
 
     Raises:
@@ -77,6 +87,7 @@ def teacher(name: str, *, beta: float = 1.0, mean_return: float = 0.0, seed: int
         "skip": replace(exact, skip=max(0.0, 0.1 * mean_return)),
         "equal": replace(exact, equal=max(0.0, 0.1 * mean_return)),
         "myopic": replace(exact, myopic_gamma=0.9),
+        "graded": replace(exact, beta=beta, levels=SEVEN_POINTS),
         "flipped": replace(exact, beta=beta, sign=-1),
         "coin": replace(exact, beta=0.0),
     }
@@ -98,10 +109,12 @@ class SyntheticTeacher:
         """Store the queries and answer those that are not answered yet.
 
         Raises:
-            DataError: a query is no comparison of two, or the truth of an item is not finite.
+            DataError: a query is neither a comparison of two nor, for a teacher with a `full_score`, a rating of one; or the truth of
+                an item is not finite.
         """
         for query in queries:
-            require_pair(query, "a synthetic teacher")
+            if query.kind != "rate" or len(query.items) != 1 or not self.config.full_score:
+                require_pair(query, "a synthetic teacher")
         self.read_ahead(queries)
         self._store.add_queries(queries)
         states = self._store.states(query.id for query in queries)
@@ -117,7 +130,9 @@ class SyntheticTeacher:
             self._truth.keep([item for query in queries for item in query.items])
 
     def judge(self, query: Query) -> Judgement:
-        """Answer one query by B-Pref's rules, in their order: skip, tie, draw, mistake."""
+        """Answer one query: a comparison by B-Pref's rules, in their order (skip, tie, draw, mistake), or a rating by its score."""
+        if query.kind == "rate":
+            return Judgement(query.id, self.name, (self.score(query.items[0]),))
         first_T, second_T = (self._read(item) for item in query.items)
         first, second = float(first_T.sum()), float(second_T.sum())
         config = self.config
@@ -126,19 +141,29 @@ class SyntheticTeacher:
         if config.equal > 0 and abs(first - second) < config.equal:
             return Judgement(query.id, self.name, (0.5, 0.5))
         draw, slip = uniforms(config.seed, query.id)
-        wins = draw < preference(first_T, second_T, config)
+        p = preference(first_T, second_T, config)
+        if config.levels:
+            share = min(config.levels, key=lambda level: abs(level - p))
+            share = 1 - share if slip < config.mistake else share
+            return Judgement(query.id, self.name, (share, 1 - share))
+        wins = draw < p
         if slip < config.mistake:
             wins = not wins
         return Judgement(query.id, self.name, (1.0, 0.0) if wins else (0.0, 1.0))
 
+    def score(self, item: Item) -> float:
+        """Return the score in [0, 1] of one item; it errs in nothing."""
+        total = float(self._read(item).sum())
+        return min(1.0, max(0.0, 0.5 + total / (2 * self.config.full_score)))
+
     def chance(self, query: Query) -> float | None:
         """Return the probability that the teacher answers "the first", mistakes included; None where it skips.
 
-        A tie is 1/2. For measures only (`measures.agreement.ceiling`): a learner that reads it reads the truth.
+        A tie is 1/2, a graded answer its share. For measures only (`measures.agreement.ceiling`): a learner that reads it reads the truth.
         """
         answer = self.judge(query).answer
-        if answer is None or answer == (0.5, 0.5):
-            return None if answer is None else 0.5
+        if answer is None or answer == (0.5, 0.5) or self.config.levels:
+            return None if answer is None else answer[0]
         first_T, second_T = (self._read(item) for item in query.items)
         p = preference(first_T, second_T, self.config)
         return p * (1 - self.config.mistake) + (1 - p) * self.config.mistake

@@ -1,8 +1,7 @@
 """Rewards of single steps, learned from comparisons of clips: an ensemble of small networks in one batched pass.
 
-The preference between two clips is Bradley-Terry on the sums of their steps' rewards, undiscounted (Christiano et al. 2017, sec.
-2.2.1): the same loss as for texts, whose reward sits on one step. Members are stacked along a leading axis, so nothing
-loops over members or pairs. Left out: which clips are compared (`queries`), and pixels.
+Members are stacked along a leading axis, so nothing loops over members or pairs. Left out: what answers say of a reward
+(`clip_answers`), which clips are asked about (`queries`), and pixels.
 
 Shapes: M members, B rows, T steps, F features, A numbers of an action, D hidden, I inputs
 (F + A), N comparisons or steps, R distinct clips.
@@ -24,8 +23,7 @@ from torch.nn.functional import leaky_relu
 from backflip.data import Episodes
 from backflip.errors import ConfigError, DataError
 from backflip.protocols import World
-from backflip.rewards.comparisons import Comparison
-from backflip.rewards.fit import Rows, bradley_terry_loss
+from backflip.rewards.clip_answers import Answer, Loaded, load
 from backflip.rewards.members import MemberRewards
 
 
@@ -142,19 +140,19 @@ class ClipFit:
         self.fits = 0
 
     def __call__(
-        self, world: World, inside: Sequence[Comparison], held: Sequence[Comparison], rng: np.random.Generator
+        self, world: World, inside: Sequence[Answer], held: Sequence[Answer], rng: np.random.Generator
     ) -> dict[str, float]:
-        """Take this fit's steps on the comparisons `inside` and measure on `held`; return statistics.
+        """Take this fit's steps on the answers `inside` and measure on `held`; return statistics.
 
-        `loss` (nats a comparison, mean over the last half of the steps), `accuracy`, `l2`, `grad_norm`; where any are held out
-        `held_out_loss`, `held_out_accuracy`, `held_out_n` of decisive ones.
+        `loss` (of an answer, mean over the last half of the steps: nats for comparisons), `accuracy`, `l2`, `grad_norm`; where any are
+        held out `held_out_loss`, `held_out_accuracy`, `held_out_n` of decisive pairs.
 
         Raises:
-            DataError: there are no comparisons, or the loss is no longer finite.
+            DataError: there are no answers, or of both kinds, or the loss is no longer finite.
         """
         if not inside:
             raise DataError("no comparisons to fit a reward on; ask an overseer first")
-        rows = Rows.of(world, inside)
+        rows = load(world, inside)
         self.reward.scale_inputs(rows.episodes)
         count_MN = self._counts(len(inside), rng)
         steps = self.config.steps if self.fits else self.config.first_steps
@@ -166,7 +164,7 @@ class ClipFit:
             norms.append(norm)
         self.fits += 1
         self.reward.settle(rows.episodes)
-        fitted = self._measure(rows)
+        fitted = rows.measure(self.reward, self.config.noise)
         stats = {
             "loss": float(np.mean(losses[len(losses) // 2 :])),
             "accuracy": fitted["accuracy"],
@@ -174,7 +172,7 @@ class ClipFit:
             "comparisons": float(len(inside)),
         }
         if held:
-            apart = self._measure(Rows.of(world, held))
+            apart = load(world, held).measure(self.reward, self.config.noise)
             stats |= {f"held_out_{name}": value for name, value in apart.items()}
             self._steer(fitted["loss"], apart["loss"])
         return stats | {"l2": self.l2}
@@ -196,14 +194,8 @@ class ClipFit:
         drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(members)]
         return torch.from_numpy(np.stack(drawn)).float()
 
-    def _step(self, rows: Rows, at_B: Tensor, weight_MB: Tensor, rng: np.random.Generator) -> tuple[float, float]:
-        used_R, inverse = torch.unique(torch.cat([rows.first_B[at_B], rows.second_B[at_B]]), return_inverse=True)
-        score_MR = self.reward.fitting_MBT(rows.episodes.select(used_R), rng).sum(-1)
-        first, second = inverse.chunk(2)
-        delta_MB = score_MR[:, first] - score_MR[:, second]
-        weight_MB = weight_MB * rows.weight_B[at_B]
-        share_MB = rows.share_B[at_B].expand_as(delta_MB)
-        loss = bradley_terry_loss(delta_MB, share_MB, weight_MB.clamp_min(1e-9), self.config.noise)
+    def _step(self, rows: Loaded, at_B: Tensor, weight_MB: Tensor, rng: np.random.Generator) -> tuple[float, float]:
+        loss = rows.loss(self.reward, at_B, weight_MB, self.config.noise, rng)
         squares = sum((weight**2).sum() for weight in self.reward.penalised())
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.config.members + self.l2 * squares).backward()
@@ -214,21 +206,6 @@ class ClipFit:
             )
         self.optimizer.step()
         return float(loss.detach()), float(norm)
-
-    @torch.no_grad()
-    def _measure(self, rows: Rows) -> dict[str, float]:
-        """Return loss (mean over members) and accuracy of the mean of the members, on comparisons."""
-        score_MR = self.reward.raw_MBT(rows.episodes).sum(-1)
-        delta_MB = score_MR[:, rows.first_B] - score_MR[:, rows.second_B]
-        share_MB = rows.share_B.expand_as(delta_MB)
-        loss = bradley_terry_loss(delta_MB, share_MB, rows.weight_B.expand_as(delta_MB), self.config.noise)
-        decisive_B = rows.share_B != 0.5
-        right_B = (1 + torch.sign(delta_MB.mean(0)) * torch.sign(rows.share_B - 0.5))[decisive_B] / 2
-        return {
-            "loss": float(loss),
-            "accuracy": float(right_B.mean()) if len(right_B) else 0.5,
-            "n": float(len(right_B)),
-        }
 
     def _steer(self, fitted: float, held: float) -> None:
         if self.l2 == 0:

@@ -1,4 +1,4 @@
-"""Which pairs of clips are worth a question, and when: random, where the ensemble disagrees, or half and half.
+"""Which clips and pairs of them are worth a question, and when: random, where the ensemble disagrees, or half and half.
 
 The reason stands in the query, so that its worth can be measured later. Left out: asking.
 
@@ -61,6 +61,35 @@ def choose(
         for query in _drawn(rows, world, reward, count - len(found), asking, rng, older):
             if query.items[0].id != query.items[1].id:
                 found.setdefault(query.id, query)
+    return list(found.values())
+
+
+def choose_single(
+    rows: Episodes,
+    world: World,
+    reward: MemberRewards | None,
+    count: int,
+    asking: Asking,
+    rng: np.random.Generator,
+) -> list[Query]:
+    """Cut clips from `rows` and return `count` questions what one is worth; no two are alike.
+
+    disagreement: of ten times as many those whose sum varies most over the members, each normalised. Otherwise as `choose`.
+    """
+    how = "random" if reward is None else asking.how
+    chosen = {"random": 0, "disagreement": count, "mixed": count // 2}[how]
+    clips = cut(rows, asking.clip_steps, count - chosen + CANDIDATES * chosen, rng)
+    picked = [(place, "random") for place in range(count - chosen)]
+    if chosen and reward is not None:
+        rest = clips.select(list(range(count - chosen, len(clips))))
+        spread = reward.members(rest).sum(-1).var(0, correction=0)
+        order = torch.argsort(spread, descending=True, stable=True)[:chosen].tolist()
+        picked += [(count - chosen + place, "disagreement") for place in order]
+    items = world.show(clips.select([place for place, _ in picked]))
+    found: dict[str, Query] = {}
+    for item, (_, why) in zip(items, picked, strict=True):
+        query = Query((item,), asking.question, kind="rate", reason=why)
+        found.setdefault(query.id, query)
     return list(found.values())
 
 
