@@ -15,6 +15,7 @@ import torch
 from backflip.data import Judgement, Query
 from backflip.errors import ConfigError
 from backflip.loops.control import ControlLoopConfig, ControlParts, train
+from backflip.optimise import ppo
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.run import Run
@@ -197,3 +198,23 @@ def test_a_given_reward_asks_nobody_and_teaches(tmp_path: Path) -> None:
         assert not torch.equal(before, parts.policy.actor[4])
     rows = [row for row in metrics(tmp_path / "run") if row["phase"] == "control"]
     assert all(abs(row["reward_sum_mean"]) < 1e-3 and row["given_std"] > 0 for row in rows)
+
+
+def test_the_entropy_bonus_falls_to_nothing_over_the_last_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, settle=0.5, ppo=replace(CONFIG.ppo, entropy_coef=0.4))
+    seen: list[float] = []
+    plain = ppo.update
+
+    def watched(*args: Any) -> dict[str, float]:
+        seen.append(args[4].entropy_coef)
+        return plain(*args)
+
+    monkeypatch.setattr(ppo, "update", watched)
+    with Run.create("control", config, root=tmp_path, seed=0) as run:
+        train(parts_of(run, config), config, run)
+    assert config.updates == 12 and len(seen) == 12
+    assert seen == pytest.approx([0.4] * 6 + [0.4 * k / 6 for k in (6, 5, 4, 3, 2, 1)])
+    with pytest.raises(ConfigError, match="settle is 2"):
+        replace(CONFIG, settle=2.0)

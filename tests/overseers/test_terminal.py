@@ -145,3 +145,15 @@ def test_raw_keys_on_a_pseudo_terminal():
 def test_lines_where_there_is_no_terminal():
     keys = Keys(io.StringIO("2\n  = \n\n"))
     assert [keys.read(1) for _ in range(4)] == ["2", "=", "\n", ""]
+
+
+def test_a_scale_of_seven_says_how_much_better_whichever_was_shown_first(store: Store, query: Any):
+    out = io.StringIO()
+    judge = TerminalOverseer(store, Console(file=out, width=130), Script("1489s7"), seven=True)
+    asked = [query(f"left {i}", f"right {i}") for i in range(4)]
+    asked[3] = replace(asked[3], order=(1, 0))
+    judge.ask(asked)
+    answers = [one.answer for one in collect(judge)]
+    assert answers[:2] == [(0.98, pytest.approx(0.02)), (0.5, 0.5)]
+    assert answers[2:] == [None, (0.98, pytest.approx(0.02))], "7 is for what was shown second, the item stored first"
+    assert "much better" in out.getvalue() and "means nothing here" in out.getvalue() and "first" in out.getvalue()

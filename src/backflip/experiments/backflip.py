@@ -55,14 +55,21 @@ class BackflipConfig(ControlLoopConfig):
     """Share of the questions that are asked before the policy learns."""
     schedule_steps: float = 1e6
     """The rate of asking falls as c / (steps + c), this being c."""
-    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(steps=100, first_steps=400, every=5, lr=3e-3))
-    """The fit of the reward."""
-    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.995))
+    fit: ClipFitConfig = field(
+        default_factory=lambda: ClipFitConfig(steps=100, first_steps=400, every=5, lr=3e-3, noise=0.0)
+    )
+    """The fit of the reward. A graded answer says itself how sure it is; for answers that only choose, 0.1 is the usual noise."""
+    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.995, entropy_coef=0.02))
     """The update. A discount of 0.995 sees 1.6 s ahead: past the landing."""
+    settle: float = 1.0
+    """Share of the updates, the last ones, over which the entropy bonus falls to 0 in a straight line."""
     overseer: Literal["synthetic", "terminal"] = "synthetic"
     """Who compares: a synthetic teacher that sees the turning, or a person at this terminal, who is given the paths of two films."""
-    teacher: Literal["oracle", "mistake", "skip", "equal", "flipped", "coin"] = "oracle"
-    """How the synthetic teacher errs (Lee et al. 2021); flipped wants forward turns, coin does not look."""
+    scale: Literal["seven", "choice"] = "seven"
+    """How a person at the terminal answers: how much better one is on a scale of seven, or which is better."""
+    teacher: Literal["graded", "oracle", "stochastic", "mistake", "skip", "equal", "flipped", "coin"] = "graded"
+    """How the synthetic teacher answers. graded: on the same scale of seven, sure by one logit a radian. The others choose, and
+    err as in Lee et al. 2021; flipped wants forward turns, coin does not look."""
     policy: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """The networks."""
     playback_speed: float = 0.5
@@ -128,7 +135,7 @@ def overseer_of(config: BackflipConfig, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher who compares clips by how far and how high the body turned."""
     if config.overseer == "terminal":
         film = ClipFiles(run.path / "clips", speed=config.playback_speed)
-        return TerminalOverseer(run.store, film=film)
+        return TerminalOverseer(run.store, film=film, seven=config.scale == "seven")
     truth = kept_truth(backflip_truth, run.store, "backflip")
     return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=5.0, seed=config.seed))
 

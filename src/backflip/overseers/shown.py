@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from backflip.data import Item, Query
 from backflip.errors import DataError
 
+SEVEN_POINTS = (0.02, 0.12, 0.3, 0.5, 0.7, 0.88, 0.98)
+"""What each answer on a scale of seven means as the share of the first: much worse, worse, slightly worse, about equal, and so on."""
+
 
 def order_of(query: Query) -> tuple[int, ...]:
     """Return `order[k]`, the index of the item shown at place k.

@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from backflip.data import Item, Judgement, Query, digest
 from backflip.errors import ConfigError, DataError
-from backflip.overseers.shown import require_pair
+from backflip.overseers.shown import SEVEN_POINTS, require_pair
 from backflip.store import Store
 from backflip.truth import StoredTruth
 
@@ -64,10 +64,6 @@ class TeacherConfig:
             raise ConfigError(
                 "a teacher needs beta and full_score >= 0, mistake, myopic_gamma and levels in [0, 1] and sign 1 or -1; mend the one that is not"
             )
-
-
-SEVEN_POINTS = (0.02, 0.12, 0.3, 0.5, 0.7, 0.88, 0.98)
-"""Much worse, worse, slightly worse, about equal, and so on: what each answer on a scale of seven means as a share."""
 
 
 def teacher(name: str, *, beta: float = 1.0, mean_return: float = 0.0, seed: int = 0) -> TeacherConfig:

@@ -11,7 +11,7 @@ import select
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,11 +21,17 @@ from rich.text import Text
 
 from backflip.data import Item, Judgement, Query
 from backflip.errors import ConfigError
-from backflip.overseers.shown import as_stored, require_pair, shown
+from backflip.overseers.shown import SEVEN_POINTS, as_stored, require_pair, shown
 from backflip.store import Store
 
-SHARES = {"1": (1.0, 0.0), "2": (0.0, 1.0), "=": (0.5, 0.5)}
-LEGEND = "1 or 2: the better one   =: equally good   s: skip   q: stop for now"
+Shares = Mapping[str, tuple[float, float]]
+"""What each key says: shares for the places shown."""
+CHOICE: Shares = {"1": (1.0, 0.0), "2": (0.0, 1.0), "=": (0.5, 0.5)}
+CHOICE_LEGEND = "1 or 2: the better one   =: equally good   s: skip   q: stop for now"
+SEVEN: Shares = {str(place + 1): (share, 1 - share) for place, share in enumerate(reversed(SEVEN_POINTS))}
+SEVEN_LEGEND = (
+    "1: the first is much better   2: better   3: slightly   4: about equal   5 6 7: the second   s: skip   q: stop"
+)
 LONGEST_WAIT_SECONDS = 10_000.0
 """No wait for one key is longer; `select` takes no infinity."""
 END_KEYS = ("", "q", "\x04")
@@ -41,14 +47,18 @@ class TerminalOverseer:
         keys: Keys | None = None,
         judge: str = "person",
         film: Callable[[Item], Path] | None = None,
+        *,
+        seven: bool = False,
     ) -> None:
         """Ask at `console` (standard output if None), hearing `keys` (standard input if None), under the name `judge`.
 
-        `film` makes the video of a clip; its path is printed for the person to open. Without it clips are refused.
+        `film` makes the video of a clip; its path is printed for the person to open. Without it clips are refused. `seven`: the
+        person says on a scale of seven how much better one is, not which.
         """
         self._store, self._judge, self._film = store, judge, film
         self._console = console or Console()
         self._keys = keys or Keys(sys.stdin)
+        self._shares, self._legend = (SEVEN, SEVEN_LEGEND) if seven else (CHOICE, CHOICE_LEGEND)
         self._asked: dict[str, Query] = {}
         self._on_screen = ""
         self._since = 0.0
@@ -92,12 +102,14 @@ class TerminalOverseer:
         self._console.rule(f"{number} of {len(self._asked)}")
         self._console.print(Text(visible(query.question)))
         self._console.print(Text.assemble("after: ", (visible(first.prompt), "bold")))
-        for key, item in (("1", first), ("2", second)):
+        for key, item in (
+            (("first", first), ("second", second)) if self._shares is SEVEN else (("1", first), ("2", second))
+        ):
             said = item.content.strip() if item.media == "text" or self._film is None else str(self._film(item))
             self._console.print(Panel(Text(visible(said)), title=key, title_align="left"))
         for aid in query.aids:
             self._console.print(Panel(Text(visible(aid.text)), title=Text(visible(aid.author)), title_align="left"))
-        self._console.print(Text(LEGEND, "dim"))
+        self._console.print(Text(self._legend, "dim"))
         self._keys.discard()
         self._on_screen, self._since = query.id, time.monotonic()
 
@@ -110,14 +122,14 @@ class TerminalOverseer:
             if key in END_KEYS:
                 self.stopped = True
                 return
-            if key in SHARES or key == "s":
+            if key in self._shares or key == "s":
                 self._record(query, key)
                 return
-            self._console.print(Text(f"{visible(key)!r} means nothing here.  {LEGEND}", "yellow"))
+            self._console.print(Text(f"{visible(key)!r} means nothing here.  {self._legend}", "yellow"))
 
     def _record(self, query: Query, key: str) -> None:
-        answer = as_stored(query, SHARES[key]) if key in SHARES else None
-        note = "" if key in SHARES else "skipped by the judge"
+        answer = as_stored(query, self._shares[key]) if key in self._shares else None
+        note = "" if key in self._shares else "skipped by the judge"
         seconds = time.monotonic() - self._since
         self._store.add_judgements(
             [Judgement(query.id, self._judge, answer, note, created=time.time(), seconds=seconds)]
