@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -88,6 +89,8 @@ def test_a_teacher_who_always_skips_leaves_the_policy_and_says_so(
         (["--horizons", "120"], "rows of 50 steps would cross the end of an episode of 120; expected a divisor of it"),
         (["--env", "CartPole-v1", "--clip_seconds", "0.5"], "steps, and an end tells a learner what nobody said; switch ends off"),
         (["--overseer", "terminal"], "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"),
+        (["--asks", "scores"], "scores are asked of a synthetic teacher whose full_score is above 0; overseer is synthetic"),
+        (["--settle", "1.5"], "settle is 1.5, expected a share from 0 to 1"),
         (["--options", "g"], '"g" is no option of an environment; expected NAME=VALUE, such as g=9.81'),
         (["--env", "Swimmer-v5", "--films", "1"], "Swimmer-v5 cannot be drawn from the side"),
     ],
@@ -108,6 +111,15 @@ def test_what_has_no_pictures_is_refused_before_a_person_is_asked(
     assert run(tmp_path, "--overseer", "terminal", "--wait_seconds", "inf") == 2
     assert "Pendulum-v1 cannot be drawn: pygame is not installed" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_scores_of_single_clips_teach_in_place_of_comparisons(tmp_path: Path) -> None:
+    assert run(tmp_path, "--env", DOT, "--asks", "scores", "--full_score", "5") == 0
+    with sqlite3.connect(tmp_path / "run" / "store.sqlite") as store:
+        assert store.execute("select distinct kind from queries").fetchall() == [("rate",)]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    fits = [row for row in rows if row["phase"] == "reward"]
+    assert fits and fits[-1]["comparisons"] + round(0.1 * 12) == 12 and 0 <= fits[-1]["accuracy"] <= 1
 
 
 def test_the_moving_dot_compares_three_arms_on_the_same_seeds(tmp_path: Path) -> None:

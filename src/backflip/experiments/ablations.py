@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backflip.errors import ConfigError
-from backflip.experiments import experiment
+from backflip.experiments import control, experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
+from backflip.experiments.control import ControlConfig
+from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
+from backflip.plan import Plan
 from backflip.worlds.mujoco_tasks import find_task
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ WITHOUT: Mapping[str, Mapping[str, str]] = {
     "single_frames": {"clip_seconds": "0.0"},
     "no_regularisation": {"fit.l2": "0.0"},
     "never_then_and_now": {"older_share": "0.0"},
+    "scores_of_single_clips": {"asks": "scores"},
 }
 """Arms and what is changed in each; single frames are clips of one step."""
 
@@ -43,22 +47,36 @@ class AblationsConfig(ArmsConfig):
     """Real steps of every run; 0: what docs/mujoco.md says for the task."""
     arms: tuple[str, ...] = tuple(WITHOUT)
     """Which arms: whole, labels_at_the_start, no_ensemble, random_queries, disagreement_alone, single_frames, no_regularisation,
-    never_then_and_now."""
+    never_then_and_now, scores_of_single_clips (a regression on them in place of comparisons)."""
+    full_score: float = 200.0
+    """What a clip is worth that scores 1. On HalfCheetah-v5 a clip of 1.5 s at 6.7 m/s is worth 200."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         find_task(self.task)
-        if self.labels < 1 or self.steps < 0:
-            raise ConfigError(f"labels {self.labels}, steps {self.steps}: expected 1 or more, and 0 or more")
+        if self.labels < 1 or self.steps < 0 or not self.full_score > 0:
+            raise ConfigError(
+                f"labels {self.labels}, steps {self.steps}, full_score {self.full_score}: expected 1 or more, 0 or more, above 0"
+            )
         if unknown := [name for name in self.arms if name not in WITHOUT]:
             raise ConfigError(f'no arm is called "{unknown[0]}"; expected some of {", ".join(WITHOUT)}')
 
 
-@experiment(config=AblationsConfig)
-def main(config: AblationsConfig, run: Run) -> None:
-    """Take one part of learning from comparisons away at a time, and measure what it was worth."""
+def arms_of(config: AblationsConfig) -> list[Arm]:
+    """Return the arms: the true reward, and what is compared."""
     own = options(config.task, config.steps)
-    asked = own | {"comparisons": str(config.labels)}
+    asked = own | {"comparisons": str(config.labels), "full_score": str(config.full_score)}
     arms = [Arm(TRUE, "control", own | {"reward": "true"})]
     arms += [Arm(name, "control", asked | dict(WITHOUT[name])) for name in config.arms]
-    report_returns(carry_out(arms, config, run), run)
+    return arms
+
+
+def plan(config: AblationsConfig) -> Plan:
+    """Estimate what the comparison needs by doing a little of each arm."""
+    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+
+
+@experiment(config=AblationsConfig, plan=plan)
+def main(config: AblationsConfig, run: Run) -> None:
+    """Take one part of learning from comparisons away at a time, and measure what it was worth."""
+    report_returns(carry_out(arms_of(config), config, run), run)

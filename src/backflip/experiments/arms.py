@@ -73,7 +73,7 @@ def carry_out(arms: Sequence[Arm], config: ArmsConfig, run: Run) -> dict[str, li
     Raises:
         DataError: runs failed; the others were finished first, and a resumed run tries the failed ones again.
     """
-    shares = _shares(config.workers)
+    shares = processors(config.workers)
     planned = [
         (arm, seed, folder_of(run, arm.name, seed))
         for seed in range(config.seed, config.seed + config.seeds)
@@ -173,8 +173,8 @@ def _start(arm: Arm, seed: int, folder: Path, cores: frozenset[int]) -> _Going:
     return _Going(process, folder, cores)
 
 
-def _shares(workers: int) -> list[frozenset[int]]:
-    """Return the processors of each worker."""
+def processors(workers: int) -> list[frozenset[int]]:
+    """Return the processors of each worker; 0 workers are one a processor."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     workers = min(workers or len(cores), len(cores))
     return [frozenset(cores[place::workers]) for place in range(workers)]

@@ -17,6 +17,7 @@ from backflip.data import Episodes
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.control_parts import write_cost
+from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
 from backflip.measures.backflip_truth import backflip_truth
 from backflip.measures.clip_truth import correlation_with_truth, kept_truth
@@ -25,6 +26,7 @@ from backflip.measures.stats import mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
+from backflip.plan import Plan
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.protocols import Overseer
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
@@ -89,25 +91,18 @@ class BackflipConfig(ControlLoopConfig):
             )
 
 
-@experiment(config=BackflipConfig)
+def plan(config: BackflipConfig) -> Plan:
+    """Estimate what a run needs by doing a little of it."""
+    by_a_person = config.overseer == "terminal"
+    return control_plan(
+        parts_of(config, Nobody()), config, measured_steps=1000 * config.episodes, by_a_person=by_a_person
+    )
+
+
+@experiment(config=BackflipConfig, plan=plan)
 def main(config: BackflipConfig, run: Run) -> None:
     """Teach a Hopper backflips by comparisons of clips: no reward is written, somersaults are counted."""
-    world = ControlWorld(
-        TASK,
-        environments=config.environments,
-        steps=config.row_steps,
-        seed=config.seed,
-        horizons=config.horizons,
-    )
-    parts = ControlParts(
-        world=world,
-        policy=ActorCritic(world.features, world.actions, config.policy, stream(config.seed, "policy")),
-        overseer=overseer_of(config, run),
-        reward=ClipRewards(world.features, world.actions, config.fit, stream(config.seed, "reward")),
-        clip_steps=max(2, round(config.clip_seconds / world.task.seconds_a_step)),
-        question=QUESTION,
-        check=check,
-    )
+    parts = parts_of(config, overseer_of(config, run))
     at = train(parts, config, run)
     run.checkpoint("policy", at.update, parts.policy.save)
     with run.progress.phase("count somersaults in unseen episodes"):
@@ -117,6 +112,26 @@ def main(config: BackflipConfig, run: Run) -> None:
         film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
         write_video([scene], find_task(TASK), film, speed=1.0)
     write_cost(at, "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})", run)
+
+
+def parts_of(config: BackflipConfig, overseer: Overseer) -> ControlParts:
+    """Return what the loop needs."""
+    world = ControlWorld(
+        TASK,
+        environments=config.environments,
+        steps=config.row_steps,
+        seed=config.seed,
+        horizons=config.horizons,
+    )
+    return ControlParts(
+        world=world,
+        policy=ActorCritic(world.features, world.actions, config.policy, stream(config.seed, "policy")),
+        overseer=overseer,
+        reward=ClipRewards(world.features, world.actions, config.fit, stream(config.seed, "reward")),
+        clip_steps=max(2, round(config.clip_seconds / world.task.seconds_a_step)),
+        question=QUESTION,
+        check=check,
+    )
 
 
 def write_results(scene_ELS: Array, run: Run) -> None:

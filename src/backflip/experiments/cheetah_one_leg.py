@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backflip.errors import ConfigError
-from backflip.experiments import experiment
+from backflip.experiments import control, experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out, checkpoint_of, folder_of
+from backflip.experiments.control import ControlConfig
+from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import options
 from backflip.loops.control import stream
 from backflip.measures.one_leg import TASK, gait
 from backflip.measures.stats import mean_interval
+from backflip.plan import Plan
 from backflip.policies.actor_critic import ActorCritic
 from backflip.worlds.clips import write_video
 from backflip.worlds.control import ControlWorld
@@ -45,14 +48,24 @@ class OneLegConfig(ArmsConfig):
             raise ConfigError(f"labels {self.labels}, steps {self.steps}: expected 1 or more")
 
 
-@experiment(config=OneLegConfig)
-def main(config: OneLegConfig, run: Run) -> None:
-    """Teach a cheetah to run on its front leg alone by comparisons, beside one that is taught to run."""
+def arms_of(config: OneLegConfig) -> list[Arm]:
+    """Return the two arms."""
     own = options(TASK, config.steps) | {"comparisons": str(config.labels)}
-    arms = [
+    return [
         Arm("one_leg", "control", own | {"judged_by": "one_leg"}),
         Arm("running", "control", own | {"judged_by": "watched"}),
     ]
+
+
+def plan(config: OneLegConfig) -> Plan:
+    """Estimate what the comparison needs by doing a little of each arm."""
+    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+
+
+@experiment(config=OneLegConfig, plan=plan)
+def main(config: OneLegConfig, run: Run) -> None:
+    """Teach a cheetah to run on its front leg alone by comparisons, beside one that is taught to run."""
+    arms = arms_of(config)
     carry_out(arms, config, run)
     for arm in arms:
         seeds = range(config.seed, config.seed + config.seeds)

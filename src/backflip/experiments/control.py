@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_cost, write_films, write_results
+from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, train
 from backflip.measures.clip_truth import ClipTruth, kept_truth
 from backflip.measures.control_truth import task_truth
@@ -22,6 +23,7 @@ from backflip.measures.stats import mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
+from backflip.plan import Plan
 from backflip.policies.actor_critic import ActorCriticConfig
 from backflip.protocols import Overseer
 from backflip.rewards.clips import ClipFitConfig
@@ -61,22 +63,30 @@ class ControlConfig(ControlLoopConfig):
     """The rate of asking falls as c / (steps + c), this being c."""
     clip_seconds: float = 1.0
     """Length of a clip; a step lasts 1 / render_fps of the environment, or 1/30 s where it says none."""
-    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(batch=32, steps=40))
-    """The fit of the reward."""
+    first_share: float = 0.15
+    """Share of the questions that are asked before the policy learns."""
+    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(steps=100, lr=3e-3, noise=0.0))
+    """The fit of the reward. The teacher of the defaults never errs; for people, or one that does, fit.noise 0.1 is the usual choice."""
     lr: float = 1e-3
     """Adam's learning rate."""
-    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.95, minibatches=4))
+    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.98, minibatches=4))
     """The update."""
+    settle: float = 0.6
+    """Share of the updates, the last ones, over which the entropy bonus falls to 0 in a straight line."""
     overseer: Literal["synthetic", "terminal"] = "synthetic"
     """Who compares: a synthetic teacher that sees the environment's own reward, or a person at this terminal, who is given the
     paths of two films."""
     judged_by: Literal["own", "watched", "one_leg"] = "own"
     """What the synthetic teacher and the measures go by. own: the environment's own reward. watched: what a person wants who watches a
     MuJoCo task whose episodes never end early (docs/mujoco.md). one_leg: HalfCheetah-v5 on its front leg alone."""
-    teacher: Literal["oracle", "stochastic", "mistake", "skip", "equal", "myopic", "flipped", "coin"] = "oracle"
-    """How the synthetic teacher errs (Lee et al. 2021); flipped wants the opposite, coin does not look."""
+    teacher: Literal["oracle", "graded", "stochastic", "mistake", "skip", "equal", "myopic", "flipped", "coin"] = (
+        "oracle"
+    )
+    """How the synthetic teacher errs (Lee et al. 2021); graded says on a scale of seven how much better one is; flipped wants the opposite, coin does not look."""
     clip_return: float = 0.0
     """What a usual clip is worth; the teachers skip and equal go by a tenth of it, and err in nothing where it is 0."""
+    full_score: float = 0.0
+    """What a clip is worth that scores 1, where `asks` is scores."""
     question: str = "In which clip do better things happen? Judge only what you see happen in the clip."
     """What a person is asked."""
     reward: Literal["learned", "true"] = "learned"
@@ -99,13 +109,27 @@ class ControlConfig(ControlLoopConfig):
                 f"episodes {self.episodes}, pairs {self.pairs}, films {self.films}, playback_speed {self.playback_speed}: expected 2 "
                 "or more, 2 or more, 0 or more, above 0"
             )
+        if self.asks == "scores" and (self.overseer == "terminal" or not self.full_score > 0):
+            raise ConfigError(
+                f"scores are asked of a synthetic teacher whose full_score is above 0; overseer is {self.overseer}, full_score "
+                f"{self.full_score:g}"
+            )
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
                 "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"
             )
 
 
-@experiment(config=ControlConfig)
+def plan(config: ControlConfig) -> Plan:
+    """Estimate what a run needs by doing a little of it."""
+    task = find(config)
+    truth = truth_of(config, task)
+    parts = parts_of(task, config, config.policy, Nobody(), config.question, truth, learned=config.reward == "learned")
+    measured = 2 * config.episodes * task.horizon
+    return control_plan(parts, config, measured_steps=measured, by_a_person=config.overseer == "terminal")
+
+
+@experiment(config=ControlConfig, plan=plan)
 def main(config: ControlConfig, run: Run) -> None:
     """Teach any Gymnasium environment by comparisons of clips; its own reward judges, or a person does."""
     task = find(config)
@@ -166,7 +190,7 @@ def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, r
         )
     kept = kept_truth(truth, run.store, f"{task.id}, {config.judged_by}")
     errs = teacher(config.teacher, mean_return=config.clip_return, seed=config.seed)
-    return SyntheticTeacher(run.store, kept, errs)
+    return SyntheticTeacher(run.store, kept, replace(errs, full_score=config.full_score))
 
 
 def truth_of(config: ControlConfig, task: Task | GymTask) -> ClipTruth:

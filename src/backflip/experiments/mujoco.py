@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backflip.errors import ConfigError
-from backflip.experiments import experiment
+from backflip.experiments import control, experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
+from backflip.experiments.control import ControlConfig
+from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
+from backflip.plan import Plan
 from backflip.worlds.mujoco_tasks import find_task
 
 if TYPE_CHECKING:
@@ -38,11 +41,21 @@ class MujocoConfig(ArmsConfig):
             )
 
 
-@experiment(config=MujocoConfig)
-def main(config: MujocoConfig, run: Run) -> None:
-    """Learn a MuJoCo task from comparisons alone, and measure it beside the same optimiser on the true reward."""
+def arms_of(config: MujocoConfig) -> list[Arm]:
+    """Return the arms: the true reward, and what is compared."""
     own = options(config.task, config.steps)
     arms = [Arm(TRUE, "control", own | {"reward": "true"})]
     arms += [Arm(f"labels_{count}", "control", own | {"comparisons": str(count)}) for count in config.labels]
-    found = carry_out(arms, config, run)
+    return arms
+
+
+def plan(config: MujocoConfig) -> Plan:
+    """Estimate what the comparison needs by doing a little of each arm."""
+    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+
+
+@experiment(config=MujocoConfig, plan=plan)
+def main(config: MujocoConfig, run: Run) -> None:
+    """Learn a MuJoCo task from comparisons alone, and measure it beside the same optimiser on the true reward."""
+    found = carry_out(arms_of(config), config, run)
     report_returns(found, run)

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backflip.errors import ConfigError
-from backflip.experiments import experiment
+from backflip.experiments import control, experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
+from backflip.experiments.control import ControlConfig
+from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
+from backflip.plan import Plan
 from backflip.worlds.mujoco_tasks import find_task
 
 if TYPE_CHECKING:
@@ -42,11 +45,21 @@ class TeachersConfig(ArmsConfig):
             )
 
 
-@experiment(config=TeachersConfig)
-def main(config: TeachersConfig, run: Run) -> None:
-    """Compare the six teachers of B-Pref on a MuJoCo task: oracle, stochastic, mistake, skip, equal, myopic."""
+def arms_of(config: TeachersConfig) -> list[Arm]:
+    """Return the arms: the true reward, and what is compared."""
     own = options(config.task, config.steps)
     asked = own | {"comparisons": str(config.labels), "clip_return": str(config.clip_return)}
     arms = [Arm(TRUE, "control", own | {"reward": "true"})]
     arms += [Arm(name, "control", asked | {"teacher": name}) for name in TEACHERS]
-    report_returns(carry_out(arms, config, run), run)
+    return arms
+
+
+def plan(config: TeachersConfig) -> Plan:
+    """Estimate what the comparison needs by doing a little of each arm."""
+    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+
+
+@experiment(config=TeachersConfig, plan=plan)
+def main(config: TeachersConfig, run: Run) -> None:
+    """Compare the six teachers of B-Pref on a MuJoCo task: oracle, stochastic, mistake, skip, equal, myopic."""
+    report_returns(carry_out(arms_of(config), config, run), run)
