@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backflip.data import Estimate
+from backflip.experiments.control import ControlConfig
 from backflip.measures.stats import wilson
 from backflip.report.evidence import gather
 from backflip.report.headline import Finding, findings, outcome, status_sentence, verdict
 from backflip.report.intervals import difference, interval_of
 from backflip.report.wording import duration, policy_key, show, show_gap, show_interval, wording
+from backflip.run import Run
 
 PERCENT = "\u00a0%"
 
@@ -222,3 +224,29 @@ def test_calibration_is_measured_against_the_luck_of_a_small_sample(fabricate: C
 )
 def test_policies_are_known_by_what_tables_call_them(name: str, key: str) -> None:
     assert policy_key(name) == key
+
+
+def control_run(folder: Path, right: float, followed: float) -> Path:
+    """A finished control run, as its loop and its experiment leave it."""
+    config = ControlConfig()
+    with Run.create("control", config, root=folder, seed=0, folder=folder / "run") as run:
+        run.log(1, "control", steps=800.0)
+        run.log(1, "reward", held_out_n=50.0, held_out_accuracy=right, loss=0.4)
+        run.log(1, "check", correlation_with_truth=followed)
+        run.estimate("true_return", Estimate(-180.0, -200.0, -160.0, 20))
+        run.note("-180.0 true return on 20 unseen episodes of Pendulum-v1")
+    return folder / "run"
+
+
+def test_a_control_run_speaks_of_its_clips_and_not_of_gold_judges(tmp_path: Path) -> None:
+    good = gather(control_run(tmp_path / "good", 0.94, 0.97))
+    assert outcome(good) == "-180.0 true return on 20 unseen episodes of Pendulum-v1."
+    found = findings(good)
+    assert {one.level for one in found} == {"good"} and not any("gold" in one.title + one.text for one in found)
+    assert f"94{PERCENT} of 50 held-out pairs" in titled(found, "ranks held-out pairs").text
+    assert "0.970 at" in titled(found, "step by step").text
+
+    coin = gather(control_run(tmp_path / "coin", 0.54, 0.1))
+    assert titled(findings(coin), "better than a coin").level == "bad"
+    assert titled(findings(coin), "does not follow").level == "caution"
+    assert verdict(findings(coin)).startswith("Do not rely on it")

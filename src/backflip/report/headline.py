@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backflip.data import Estimate
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, wilson
 from backflip.report.evidence import Evidence, Sample
 from backflip.report.intervals import difference, interval_of
 from backflip.report.wording import policy_label, show, show_gap, show_interval
 
+FOLLOWS = 0.5
+"""Correlation over steps from which a learned reward is said to follow the truth: a quarter of its variance."""
 Level = Literal["good", "caution", "bad", "unmeasured"]
 
 
@@ -65,6 +67,9 @@ def outcome(evidence: Evidence) -> str:
         if best is not None:
             text += f" {evidence.label('best_of_n')} from the base, chosen by the proxy, reaches {show(best.value, 'share')} ({show_interval(best, 'share')})."
         return text
+    if _is_control(evidence) and evidence.record.notes:
+        said = evidence.record.notes[-1]
+        return f"{said[0].upper()}{said[1:].rstrip('.')}."
     if evidence.estimates:
         return f"It recorded {len(evidence.estimates)} estimates; they are listed below with their intervals."
     return "It has not recorded a result yet."
@@ -98,7 +103,8 @@ def findings(evidence: Evidence) -> list[Finding]:
     """Return every reason to trust or to doubt, worst first."""
     found = [
         _beats_base(evidence),
-        _over_optimised(evidence),
+        _clips_ranked(evidence) if _is_control(evidence) else _over_optimised(evidence),
+        _follows_truth(evidence),
         _proxy_against_gold(evidence),
         _reward_model(evidence),
         _calibration(evidence),
@@ -150,6 +156,42 @@ def _over_optimised(evidence: Evidence) -> Finding | None:
     if proxy_rose and ends[1][1] < ends[0][0]:
         return Finding("bad", "The proxy rose while gold fell", f"{path} The intervals of the two checks do not meet.")
     return Finding("good", "No fall of gold beyond its interval", path)
+
+
+def _is_control(evidence: Evidence) -> bool:
+    return "control" in evidence.metrics
+
+
+def _clips_ranked(evidence: Evidence) -> Finding | None:
+    """Say how often the learned reward ranks held-out pairs of clips as the judge did, at the last fit."""
+    fits = [row for row in evidence.metrics.get("reward", []) if row.get("held_out_n", 0) >= 1]
+    if not fits:
+        return None
+    count = round(fits[-1]["held_out_n"])
+    share = wilson(fits[-1]["held_out_accuracy"] * count, count)
+    said = (
+        f"At the last fit the learned reward ranked {show(share.value, 'share')} of {count:,} held-out pairs as the judge did "
+        f"(95 % interval {show_interval(share, 'share')})."
+    )
+    if share.low > 0.5:
+        return Finding("good", "The learned reward ranks held-out pairs as the judge did", said)
+    return Finding("bad", "The learned reward is not shown to be better than a coin on held-out pairs", said)
+
+
+def _follows_truth(evidence: Evidence) -> Finding | None:
+    """Say whether the learned reward followed the synthetic teacher's truth on what the policy did, step by step."""
+    values = [
+        row["correlation_with_truth"] for row in evidence.metrics.get("check", []) if "correlation_with_truth" in row
+    ]
+    if not values:
+        return None
+    said = (
+        f"On the latest rows the correlation of the learned reward with the teacher's truth over single steps was {show(values[-1])} at "
+        f"the last look and {show(min(values))} at the lowest of {len(values):,}; sums over clips are what the judge compares."
+    )
+    if values[-1] >= FOLLOWS:
+        return Finding("good", "The learned reward follows the truth step by step", said)
+    return Finding("caution", "Step by step the learned reward does not follow the truth closely", said)
 
 
 def _paired(samples: Sequence[Sample], kind: Literal["proxy", "gold"]) -> Estimate | None:
