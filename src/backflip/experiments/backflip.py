@@ -47,11 +47,11 @@ SHOWN = 2
 class BackflipConfig(ControlLoopConfig):
     """Settings of the backflip."""
 
-    steps: int = 1_800_000
+    steps: int = 2_700_000
     """Real steps of the environments, over all of them."""
     horizons: tuple[int, ...] = (1000,)
     """Lengths of episodes while training. Shorter ones teach one fall backwards and then to lie still (lab/LOG.md)."""
-    comparisons: int = 800
+    comparisons: int = 900
     """Questions put to the overseer."""
     first_share: float = 0.15
     """Share of the questions that are asked before the policy learns."""
