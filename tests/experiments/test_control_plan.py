@@ -9,9 +9,11 @@ import pytest
 
 pytest.importorskip("gymnasium")
 from backflip.cli import main
-from backflip.experiments import control, mujoco
+from backflip.cli.config import parse
+from backflip.experiments import ablations, control, mujoco
 from backflip.experiments.arms import Arm, ArmsConfig
-from backflip.experiments.control_plan import SECONDS_A_CLIP_PAIR, arms_plan
+from backflip.experiments.control_plan import SECONDS_A_CLIP_PAIR, arms_plan, config_of
+from backflip.experiments.mujoco_arms import SETTINGS
 from backflip.plan import Plan
 
 SMALL = control.ControlConfig(environments=4, steps=2000, comparisons=20, episodes=2, pairs=4)
@@ -46,3 +48,10 @@ def test_arms_add_up_over_seeds_and_are_shared_among_workers() -> None:
     assert [arm.name for arm in mujoco.arms_of(mujoco.MujocoConfig(labels=(350, 700)))] == [
         "true_reward", "labels_350", "labels_700",
     ]  # fmt: skip
+
+
+def test_an_arm_means_what_the_command_line_makes_of_its_options() -> None:
+    for task in SETTINGS:
+        for arm in ablations.arms_of(ablations.AblationsConfig(task=task)):
+            words = [word for name, value in arm.options.items() for word in (f"--{name}", *value.split())]
+            assert config_of(arm, control.ControlConfig) == parse(control.ControlConfig, words, "run"), (task, arm.name)

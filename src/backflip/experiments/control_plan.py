@@ -1,19 +1,22 @@
 """What a run of the control loop will need: one row, one update and a few steps of the fit are done, and timed.
 
 No experiment, and nothing is kept. Left out: what texts need (`backflip.plan`).
+
+Shapes: B rows, T steps.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from backflip.cli.config import parse
 from backflip.data import Judgement, Query
 from backflip.experiments.arms import Arm, ArmsConfig, processors
 from backflip.loops.control import ControlLoopConfig, ControlParts, threads
@@ -22,6 +25,7 @@ from backflip.plan import MIB, Plan
 from backflip.rewards.clip_answers import load
 from backflip.rewards.clips import ClipFit
 from backflip.rewards.comparisons import Comparison
+from backflip.run_config import config_from_json, config_to_json
 from backflip.run_facts import peak_rss_mb
 from backflip.worlds.control import cut, pieces
 
@@ -58,7 +62,7 @@ def control_plan(parts: ControlParts, config: ControlLoopConfig, *, measured_ste
         act = _seconds(lambda: parts.world.collect(parts.policy, config.environments, rng))
         optimizer = torch.optim.Adam(parts.policy.parameters(), lr=0.0, fused=True)
         small = pieces(rows, config.piece_steps)
-        reward_BT = torch.randn(small.mask_BT.shape)
+        reward_BT = torch.from_numpy(rng.standard_normal(small.mask_BT.shape)).float()
         update = _seconds(lambda: ppo.update(parts.policy, optimizer, small, reward_BT, config.ppo, rng))
     seconds = {"act": config.updates * act, "update": config.updates * update}
     kept = 0.0
@@ -93,7 +97,7 @@ def arms_plan(arms: Sequence[Arm], config: ArmsConfig, kind: type, plan: Callabl
 
     Time is that of the workers side by side, memory that of as many runs as go on at once.
     """
-    plans = {arm.name: plan(parse(kind, _words(arm), arm.experiment)) for arm in arms}
+    plans = {arm.name: plan(config_of(arm, kind)) for arm in arms}
     workers = min(len(processors(config.workers)), len(arms) * config.seeds)
     largest = max(sum(one.memory_mib.values()) for one in plans.values())
     return Plan(
@@ -107,8 +111,31 @@ def arms_plan(arms: Sequence[Arm], config: ArmsConfig, kind: type, plan: Callabl
     )
 
 
-def _words(arm: Arm) -> list[str]:
-    return [word for name, value in arm.options.items() for word in (f"--{name}", *value.split())]
+def config_of(arm: Arm, kind: type) -> Any:
+    """Return the config that the command line makes of an arm's options.
+
+    Raises:
+        ConfigError: a value does not fit its field.
+    """
+    data = config_to_json(kind())
+    for name, text in arm.options.items():
+        *above, last = name.split(".")
+        inside = data
+        for part in above:
+            inside = inside[part]
+        before = inside[last]
+        many = isinstance(before, list)
+        inside[last] = (
+            [_value(word) for word in text.split()] if many else text if isinstance(before, str) else _value(text)
+        )
+    return config_from_json(kind, data)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _seconds(work: Callable[[], object]) -> float:
