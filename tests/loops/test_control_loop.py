@@ -218,3 +218,18 @@ def test_the_entropy_bonus_falls_to_nothing_over_the_last_updates(
     assert seen == pytest.approx([0.4] * 6 + [0.4 * k / 6 for k in (6, 5, 4, 3, 2, 1)])
     with pytest.raises(ConfigError, match="settle is 2"):
         replace(CONFIG, settle=2.0)
+
+
+def test_no_clip_of_a_held_out_question_is_learned_from_in_whole_or_in_part(tmp_path: Path) -> None:
+    config = replace(CONFIG, environments=4, comparisons=30, older_share=0.5, fit=replace(CONFIG.fit, held_out=0.3))
+    with Run.create("control", config, root=tmp_path, seed=0) as run:
+        at = train(parts_of(run, config), config, run)
+        questions = run.store.queries_by_id(at.asked)
+    assert len(at.asked) == len(set(at.asked)) == 30 and len(at.held) == 9
+
+    def states(ids: list[str]) -> set[bytes]:
+        scenes = [unpack(item.payload["scene"]) for one in ids for item in questions[one].items]
+        return {state.tobytes() for scene in scenes for state in scene}
+
+    held, learned = states(at.held), states([one for one in at.asked if one not in at.held])
+    assert held and learned and not held & learned

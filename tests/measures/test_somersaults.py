@@ -52,6 +52,29 @@ def test_a_fall_spoils_the_turn_in_which_it_happens() -> None:
     assert len(complete_somersaults(qpos)) == 2
 
 
+def test_a_leap_that_ends_on_the_head_is_no_somersault() -> None:
+    """High up at 2 pi, on the ground 6 steps later, and a roll over the ground into the next leap: a trick that paid half its turns."""
+    qpos = motion(20)
+    qpos[np.arange(1001) % 100 >= 56, 1] = 0.1
+    assert complete_somersaults(qpos) == []
+    landing = motion(1.5)
+    crossing = int(np.argmax(-landing[:, 2] >= 2 * np.pi))
+    for after, counted in ((40, 0), (41, 1)):
+        fallen = landing.copy()
+        fallen[crossing + after :, 1] = 0.3
+        assert len(complete_somersaults(fallen)) == counted
+
+
+def test_a_turn_at_the_very_end_is_not_seen_to_land() -> None:
+    assert len(complete_somersaults(motion(1.0, steps=1000))) == 0
+    assert len(complete_somersaults(motion(1.0, steps=1000)[:1000])) == 0
+    late = motion(0)
+    late[:, 2] = -2 * np.pi * np.interp(np.arange(1001), [0, 960, 1000], [0, 1, 1])
+    assert complete_somersaults(late) == [960]
+    late[:, 2] = -2 * np.pi * np.interp(np.arange(1001), [0, 961, 1000], [0, 1, 1])
+    assert complete_somersaults(late) == []
+
+
 def test_low_turns_need_the_foot_on_the_ground_soon() -> None:
     low = motion(1.5, height=0.9)
     low[:, 3:5] = -1.2  # legs drawn in, so that the foot is in the air

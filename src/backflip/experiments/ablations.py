@@ -48,16 +48,12 @@ class AblationsConfig(ArmsConfig):
     arms: tuple[str, ...] = tuple(WITHOUT)
     """Which arms: whole, labels_at_the_start, no_ensemble, random_queries, disagreement_alone, single_frames, no_regularisation,
     never_then_and_now, scores_of_single_clips (a regression on them in place of comparisons)."""
-    full_score: float = 200.0
-    """What a clip is worth that scores 1. On HalfCheetah-v5 a clip of 1.5 s at 6.7 m/s is worth 200."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         find_task(self.task)
-        if self.labels < 1 or self.steps < 0 or not self.full_score > 0:
-            raise ConfigError(
-                f"labels {self.labels}, steps {self.steps}, full_score {self.full_score}: expected 1 or more, 0 or more, above 0"
-            )
+        if self.labels < 1 or self.steps < 0:
+            raise ConfigError(f"labels {self.labels}, steps {self.steps}: expected 1 or more, and 0 or more")
         if unknown := [name for name in self.arms if name not in WITHOUT]:
             raise ConfigError(f'no arm is called "{unknown[0]}"; expected some of {", ".join(WITHOUT)}')
 
@@ -65,7 +61,7 @@ class AblationsConfig(ArmsConfig):
 def arms_of(config: AblationsConfig) -> list[Arm]:
     """Return the arms: the true reward, and what is compared."""
     own = options(config.task, config.steps)
-    asked = own | {"comparisons": str(config.labels), "full_score": str(config.full_score)}
+    asked = own | {"comparisons": str(config.labels)}
     arms = [Arm(TRUE, "control", own | {"reward": "true"})]
     arms += [Arm(name, "control", asked | dict(WITHOUT[name])) for name in config.arms]
     return arms

@@ -141,14 +141,16 @@ def values(summaries: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.floa
 def normalised_return(learned_K: NDArray[Any], true_K: NDArray[Any], random_K: NDArray[Any]) -> Estimate | None:
     """Return (R - R_random) / (R_true - R_random) over paired seeds (ALGORITHMS 2.3), with Student's interval of the mean.
 
-    R_true and R_random are means over the seeds: a ratio a seed would be thrown about by one bad run on the true reward. None where
-    R_true does not beat R_random: nothing can then be said.
+    A ratio of means over the seeds: a ratio a seed would be thrown about by one bad run on the true reward. The interval is that of a
+    ratio estimator, linearised, so that the spread of the true reward's runs is in it too. None where R_true does not beat R_random:
+    nothing can then be said.
     """
     reach = float(true_K.mean() - random_K.mean())
     apart = mean_interval(true_K - random_K)
     if reach <= 0 or (apart.n > 1 and apart.low <= 0):
         return None
-    return mean_interval((learned_K - random_K.mean()) / reach)
+    share = float((learned_K - random_K).mean()) / reach
+    return mean_interval(share + ((learned_K - random_K) - share * (true_K - random_K)) / reach)
 
 
 def _start(arm: Arm, seed: int, folder: Path, cores: frozenset[int]) -> _Going:

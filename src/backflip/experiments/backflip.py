@@ -22,7 +22,7 @@ from backflip.loops.control import ControlLoopConfig, ControlParts, stream, trai
 from backflip.measures.backflip_truth import backflip_truth
 from backflip.measures.clip_truth import correlation_with_truth, kept_truth
 from backflip.measures.somersaults import backward_turns, complete_somersaults
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_count_interval, mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 QUESTION = "Which is the better backflip? The body turns backwards, anticlockwise as you see it, high above the ground, and lands upright."
 TASK = "Hopper-v5"
+USUAL_CLIP = 5.0
+"""Radians that a clip of a policy that turns is worth; the teachers skip and equal go by a tenth of it."""
 SHOWN = 2
 """Unseen episodes that are filmed: the first ones, whatever they show."""
 
@@ -84,6 +86,13 @@ class BackflipConfig(ControlLoopConfig):
         if self.episodes < 2 or not self.playback_speed > 0:
             raise ConfigError(
                 f"episodes is {self.episodes} and playback_speed {self.playback_speed}; expected 2 or more, and above 0"
+            )
+        if self.asks != "comparisons":
+            raise ConfigError("the backflip's overseers compare; leave asks as it is")
+        if not 2 <= round(self.clip_seconds / find_task(TASK).seconds_a_step) <= self.row_steps:
+            raise ConfigError(
+                f"a clip of {self.clip_seconds:g} s is {round(self.clip_seconds / find_task(TASK).seconds_a_step)} steps; expected 2 to "
+                f"row_steps ({self.row_steps})"
             )
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
@@ -138,7 +147,7 @@ def write_results(scene_ELS: Array, run: Run) -> None:
     """Count, and write the estimates."""
     counts = [float(len(complete_somersaults(qpos))) for qpos in scene_ELS[..., :6]]
     turns = [backward_turns(qpos) for qpos in scene_ELS[..., :6]]
-    found = mean_interval(counts)
+    found = mean_count_interval(counts)
     run.estimate("backflips_per_1000_steps", found)
     run.estimate("backward_turns_per_1000_steps", mean_interval(turns))
     run.estimate("torso_height_m", mean_interval(scene_ELS[..., 1].mean(1)))
@@ -152,7 +161,7 @@ def overseer_of(config: BackflipConfig, run: Run) -> Overseer:
         film = ClipFiles(run.path / "clips", speed=config.playback_speed)
         return TerminalOverseer(run.store, film=film, seven=config.scale == "seven")
     truth = kept_truth(backflip_truth, run.store, "backflip")
-    return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=5.0, seed=config.seed))
+    return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=USUAL_CLIP, seed=config.seed))
 
 
 def check(policy: ActorCritic, reward: ClipRewards, rows: Episodes) -> dict[str, float]:

@@ -83,6 +83,8 @@ class ControlConfig(ControlLoopConfig):
         "oracle"
     )
     """How the synthetic teacher errs (Lee et al. 2021); graded says on a scale of seven how much better one is; flipped wants the opposite, coin does not look."""
+    beta: float = 1.0
+    """How sure the teachers stochastic, graded and flipped are: logits by which clips differ whose truths differ by 1."""
     clip_return: float = 0.0
     """What a usual clip is worth; the teachers skip and equal go by a tenth of it, and err in nothing where it is 0."""
     full_score: float = 0.0
@@ -109,11 +111,15 @@ class ControlConfig(ControlLoopConfig):
                 f"episodes {self.episodes}, pairs {self.pairs}, films {self.films}, playback_speed {self.playback_speed}: expected 2 "
                 "or more, 2 or more, 0 or more, above 0"
             )
-        if self.asks == "scores" and (self.overseer == "terminal" or not self.full_score > 0):
+        if self.asks == "scores" and (
+            self.overseer == "terminal" or self.teacher not in ("oracle", "flipped") or not self.full_score > 0
+        ):
             raise ConfigError(
-                f"scores are asked of a synthetic teacher whose full_score is above 0; overseer is {self.overseer}, full_score "
-                f"{self.full_score:g}"
+                "scores are asked of a synthetic teacher, oracle or flipped, whose full_score is above 0; overseer is "
+                f"{self.overseer}, teacher {self.teacher}, full_score {self.full_score:g}"
             )
+        if not self.beta >= 0:
+            raise ConfigError(f"beta is {self.beta}, expected 0 or more")
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
                 "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"
@@ -189,7 +195,7 @@ def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, r
             run.store, film=ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)
         )
     kept = kept_truth(truth, run.store, f"{task.id}, {config.judged_by}")
-    errs = teacher(config.teacher, mean_return=config.clip_return, seed=config.seed)
+    errs = teacher(config.teacher, beta=config.beta, mean_return=config.clip_return, seed=config.seed)
     return SyntheticTeacher(run.store, kept, replace(errs, full_score=config.full_score))
 
 

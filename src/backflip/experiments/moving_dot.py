@@ -79,6 +79,8 @@ class MovingDotConfig(ControlLoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.asks != "comparisons":
+            raise ConfigError("the moving dot's teacher compares; leave asks as it is")
         if self.seeds < 1 or self.episodes < 2 or self.pairs < 2 or self.films < 0:
             raise ConfigError(
                 f"seeds {self.seeds}, episodes {self.episodes}, pairs {self.pairs}, films {self.films}: expected 1, 2, 2 and 0 or more"

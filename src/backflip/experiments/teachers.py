@@ -20,6 +20,7 @@ from backflip.worlds.mujoco_tasks import find_task
 if TYPE_CHECKING:
     from backflip.run import Run
 
+NEVER_ABOVE_ZERO = ("Reacher-v5", "InvertedPendulum-v5")
 TEACHERS = ("oracle", "stochastic", "mistake", "skip", "equal", "myopic")
 
 
@@ -39,6 +40,11 @@ class TeachersConfig(ArmsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_task(self.task)
+        if self.task in NEVER_ABOVE_ZERO:
+            raise ConfigError(
+                f"no clip of {self.task} is worth more than 0, and skip and equal go by a tenth of what a usual one is worth; choose "
+                "another task"
+            )
         if self.labels < 1 or self.steps < 0 or not self.clip_return >= 0:
             raise ConfigError(
                 f"labels {self.labels}, steps {self.steps}, clip_return {self.clip_return}: expected 1 or more, and 0 or more"

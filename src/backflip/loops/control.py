@@ -9,6 +9,7 @@ Shapes: M members of the ensemble, B rows, T steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -118,6 +119,8 @@ class ControlLoopConfig:
                 f"{self.environments} environments of {self.row_steps} steps make {pieces_a_batch} pieces, which cannot be cut into "
                 f"{self.ppo.minibatches} minibatches; lower ppo.minibatches or piece_steps"
             )
+        if not 0 <= self.clip_seconds < float("inf"):
+            raise ConfigError(f"clip_seconds is {self.clip_seconds}, expected 0 or more; 0 is a clip of one step")
         if not self.wait_seconds >= 0:
             raise ConfigError(f"wait_seconds is {self.wait_seconds}, expected 0 or more")
         if not 0 <= self.older_share <= 1:
@@ -250,29 +253,53 @@ def _ask(
     due = labels_due(at.update * per_update, config.steps, config.comparisons, first, config.schedule_steps)
     last = at.update + 1 >= config.updates
     count = (config.comparisons if last else due) - len(at.asked)
-    if count < (1 if last else min(config.ask_at_once, config.comparisons - len(at.asked))) or count < 1:
+    if (
+        count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - len(at.asked)))
+        or count < 1
+    ):
         return
-    asking = Asking(parts.clip_steps, config.queries, parts.question, config.older_share)
-    reward, rng = parts.reward if fitted else None, stream(config.seed, "ask", at.update)
-    if config.asks == "scores":
-        queries = choose_single(rows, parts.world, reward, count, asking, rng)
-    else:
-        older = _older(parts, at, run, stream(config.seed, "older", at.update)) if config.older_share else None
-        queries = choose(rows, parts.world, reward, count, asking, rng, older)
-    parts.overseer.ask(queries)
-    ids = [query.id for query in queries]
-    at.asked += ids
-    share = round(config.fit.held_out * len(at.asked)) - len(at.held)
-    apart = stream(config.seed, "hold out", at.update).permutation(len(ids))[: max(0, share)]
-    at.held += [ids[place] for place in sorted(apart.tolist())]
+    reward = parts.reward if fitted else None
+    kept_apart = max(0, min(count, round(config.fit.held_out * (len(at.asked) + count)) - len(at.held)))
+    learned_B, measured_B = _split(config, at, len(rows), some=kept_apart > 0)
+    learned = [query for query in at.asked if query not in set(at.held)]
+    for rows_B, number, before, what in (
+        (learned_B, count - kept_apart, learned, "ask"),
+        (measured_B, kept_apart, at.held, "hold out"),
+    ):
+        if not number:
+            continue
+        rng = stream(config.seed, what, at.update)
+        asking = Asking(parts.clip_steps, config.queries, parts.question, config.older_share)
+        if config.asks == "scores":
+            queries = choose_single(rows.select(rows_B), parts.world, reward, number, asking, rng)
+        else:
+            known = before if config.older_share else []
+            older = _older(parts, known, run, stream(config.seed, f"older, {what}", at.update))
+            queries = choose(rows.select(rows_B), parts.world, reward, number, asking, rng, older)
+        queries = [query for query in queries if query.id not in at.asked]
+        parts.overseer.ask(queries)
+        at.asked = [*at.asked, *(query.id for query in queries)]
+        at.held = [*at.held, *(query.id for query in queries)] if what == "hold out" else at.held
 
 
-def _older(parts: ControlParts, at: Position, run: Run, rng: np.random.Generator) -> Episodes | None:
-    """Return the clips of some questions that were asked before, all being as likely; None before the first."""
-    if not at.asked:
+def _split(config: ControlLoopConfig, at: Position, rows: int, *, some: bool) -> tuple[list[int], list[int]]:
+    """Return the rows that questions to learn from are about, and those for the questions that are only measured.
+
+    No clip is in both, nor half a clip: an answer about a clip that was fitted says little of the rest. A single row serves both.
+    """
+    if not some or rows == 1:
+        return list(range(rows)), list(range(rows))
+    order = stream(config.seed, "apart", at.update).permutation(rows).tolist()
+    count = min(rows - 1, math.ceil(config.fit.held_out * rows))
+    return sorted(order[count:]), sorted(order[:count])
+
+
+def _older(parts: ControlParts, asked: list[str], run: Run, rng: np.random.Generator) -> Episodes | None:
+    """Return the clips of some of these questions, all being as likely; None if there are none."""
+    if not asked:
         return None
-    some = rng.choice(len(at.asked), min(OLDER, len(at.asked)), replace=False)
-    ids = [at.asked[place] for place in sorted(some.tolist())]
+    some = rng.choice(len(asked), min(OLDER, len(asked)), replace=False)
+    ids = [asked[place] for place in sorted(some.tolist())]
     questions = run.store.queries_by_id(ids)
     return parts.world.load([item for one in ids for item in questions[one].items])
 

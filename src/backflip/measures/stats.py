@@ -72,6 +72,25 @@ def mean_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimat
     return Estimate(mean, mean - reach, mean + reach, units)
 
 
+def mean_count_interval(counts: ArrayLike) -> Estimate:
+    """Average counts of events as `mean_interval` does, but never below 0, nor without width.
+
+    Where all are equal the interval is that of a Poisson rate (Garwood 1936): ten times none does not prove never.
+
+    Raises:
+        DataError: a count is below 0.
+    """
+    count_N = finite(counts)
+    if count_N.min() < 0:
+        raise DataError(f"a count of {count_N.min():g}; expected 0 or more")
+    n, total = len(count_N), float(count_N.sum())
+    if count_N.min() < count_N.max():
+        found = mean_interval(count_N)
+        return Estimate(found.value, max(0.0, found.low), found.high, found.n)
+    low = float(scipy_stats.chi2.ppf(0.025, 2 * total)) / 2 / n if total else 0.0
+    return Estimate(total / n, low, float(scipy_stats.chi2.ppf(0.975, 2 * total + 2)) / 2 / n, n)
+
+
 def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """Average outcomes in [0, 1] (wins, hits) as `mean_interval` does, but never beyond 0 and 1, nor without width.
 

@@ -149,10 +149,11 @@ class Scored:
 
     @torch.no_grad()
     def measure(self, reward: MemberRewards, noise: float) -> dict[str, float]:
-        """Return the error, and the share of all pairs with unlike scores that are ranked rightly."""
+        """Return the error, and the share of disjoint pairs (each clip in one) with unlike scores that are ranked rightly."""
         sum_MB = reward.raw_MBT(self.episodes).sum(-1)
         error = (self.weight_B * (sum_MB - self.score_B) ** 2).sum(1) / self.weight_B.sum()
-        first, second = torch.triu_indices(len(self.score_B), len(self.score_B), 1)
+        half = len(self.score_B) // 2
+        first, second = torch.arange(half), torch.arange(half, 2 * half)
         gap = torch.sign(self.score_B[first] - self.score_B[second])
         right = (1 + torch.sign(sum_MB.mean(0)[first] - sum_MB.mean(0)[second]) * gap)[gap != 0] / 2
         return {

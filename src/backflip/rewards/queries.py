@@ -76,6 +76,23 @@ def choose_single(
 
     disagreement: of ten times as many those whose sum varies most over the members, each normalised. Otherwise as `choose`.
     """
+    found: dict[str, Query] = {}
+    for _ in range(TRIES):
+        if len(found) == count:
+            break
+        for query in _single(rows, world, reward, count - len(found), asking, rng):
+            found.setdefault(query.id, query)
+    return list(found.values())
+
+
+def _single(
+    rows: Episodes,
+    world: World,
+    reward: MemberRewards | None,
+    count: int,
+    asking: Asking,
+    rng: np.random.Generator,
+) -> list[Query]:
     how = "random" if reward is None else asking.how
     chosen = {"random": 0, "disagreement": count, "mixed": count // 2}[how]
     clips = cut(rows, asking.clip_steps, count - chosen + CANDIDATES * chosen, rng)
@@ -86,11 +103,9 @@ def choose_single(
         order = torch.argsort(spread, descending=True, stable=True)[:chosen].tolist()
         picked += [(count - chosen + place, "disagreement") for place in order]
     items = world.show(clips.select([place for place, _ in picked]))
-    found: dict[str, Query] = {}
-    for item, (_, why) in zip(items, picked, strict=True):
-        query = Query((item,), asking.question, kind="rate", reason=why)
-        found.setdefault(query.id, query)
-    return list(found.values())
+    return [
+        Query((item,), asking.question, kind="rate", reason=why) for item, (_, why) in zip(items, picked, strict=True)
+    ]
 
 
 def _drawn(
