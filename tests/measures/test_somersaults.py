@@ -13,7 +13,7 @@ from backflip.data import Item
 from backflip.errors import DataError
 from backflip.measures import backflip_truth as teacher_file
 from backflip.measures import somersaults
-from backflip.measures.backflip_truth import backflip_truth
+from backflip.measures.backflip_truth import CRASHED, LANDED, backflip_truth
 from backflip.measures.somersaults import backward_turns, complete_somersaults, foot_height
 from backflip.worlds.control import pack
 from backflip.worlds.mujoco_batch import MujocoBatch
@@ -131,15 +131,18 @@ def test_the_teacher_wants_backward_turns_high_up() -> None:
     assert high > low > stands > lies > truth_of(motion(-1.2, steps=125)).sum()
 
 
-def test_a_turn_over_the_head_on_the_ground_earns_no_bonus() -> None:
-    clean, over = motion(1.2, steps=125), motion(1.2, steps=125)
+def test_a_turn_over_the_head_or_onto_it_costs_and_a_landed_one_pays() -> None:
+    clean = motion(1.2, steps=125)  # upright again at step 105: its landing is seen for 20 steps
+    assert truth_of(clean)[-1] > LANDED and truth_of(clean)[:-1].max() < 1.0
+    over, onto = clean.copy(), clean.copy()
     over[50:54, 1] = 0.2
-    assert truth_of(clean).sum() - truth_of(over).sum() > 6.0
+    onto[115:, 1] = 0.2
+    for wrong in (over, onto):
+        assert truth_of(wrong)[-1] < 0.0 and truth_of(clean).sum() - truth_of(wrong).sum() > LANDED + CRASHED - 0.5
+    assert truth_of(clean[:125])[-1] < 1.0, "a landing that is seen for 19 steps is not judged"
     before = motion(1.2, steps=125)
-    before[:, 2] += (
-        2 * np.pi * 0.5
-    )  # half a turn, the upright, and more: what came before the clip is not held against it
-    assert truth_of(before).max() > 6.0
+    before[:, 2] += np.pi  # half a turn is over when the clip begins
+    assert truth_of(before).max() > LANDED
 
 
 def test_leaning_back_and_forth_through_the_upright_earns_no_bonus() -> None:

@@ -122,6 +122,8 @@ def test_counts_that_are_all_alike_have_a_poisson_interval() -> None:
     assert (none.value, none.low, none.n) == (0.0, 0.0, 10) and none.high == pytest.approx(0.3689, abs=1e-4)
     three = mean_count_interval([3] * 4)  # 12 events: 6.20 to 20.96 (Garwood 1936)
     assert (three.low * 4, three.high * 4) == (pytest.approx(6.201, abs=1e-3), pytest.approx(20.962, abs=1e-3))
-    assert mean_count_interval([0, 0, 0, 1]).low == 0.0 and mean_count_interval([20, 21, 22]) == mean_interval([20, 21, 22])
+    assert mean_count_interval([0, 0, 0, 1]).low == 0.0 and mean_count_interval([20, 21, 22]) == mean_interval(
+        [20, 21, 22]
+    )
     with pytest.raises(DataError, match="a count of -1"):
         mean_count_interval([1, -1])
