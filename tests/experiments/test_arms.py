@@ -85,6 +85,14 @@ def test_normalised_returns_are_void_where_the_true_reward_teaches_nothing() -> 
     assert normalised_return(true, np.array([10.0, -20.0, 12.0]), random) is None  # not told from nothing
 
 
+def test_the_spread_of_the_true_reward_is_in_the_interval() -> None:
+    true, none = np.array([100.0, 20, 90, 30, 60]), np.zeros(5)
+    found = normalised_return(np.full(5, 60.0), true, none)
+    assert found is not None and found.value == pytest.approx(1.0) and found.low < 0.4 and found.high > 1.6
+    alike = normalised_return(0.5 * true, true, none)
+    assert alike is not None and (alike.low, alike.high) == (pytest.approx(0.5), pytest.approx(0.5))
+
+
 def test_bad_settings_are_one_line() -> None:
     for wrong in ({"seeds": 0}, {"workers": -1}, {"seed": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -89,7 +89,10 @@ def test_a_teacher_who_always_skips_leaves_the_policy_and_says_so(
         (["--horizons", "120"], "rows of 50 steps would cross the end of an episode of 120; expected a divisor of it"),
         (["--env", "CartPole-v1", "--clip_seconds", "0.5"], "steps, and an end tells a learner what nobody said; switch ends off"),
         (["--overseer", "terminal"], "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"),
-        (["--asks", "scores"], "scores are asked of a synthetic teacher whose full_score is above 0; overseer is synthetic"),
+        (["--asks", "scores"], "scores are asked of a synthetic teacher, oracle or flipped, whose full_score is above 0; overseer is"),
+        (["--asks", "scores", "--full_score", "9", "--teacher", "coin"], "oracle or flipped, whose full_score is above 0"),
+        (["--clip_seconds", "-1"], "clip_seconds is -1.0, expected 0 or more; 0 is a clip of one step"),
+        (["--beta", "-1"], "beta is -1.0, expected 0 or more"),
         (["--settle", "1.5"], "settle is 1.5, expected a share from 0 to 1"),
         (["--options", "g"], '"g" is no option of an environment; expected NAME=VALUE, such as g=9.81'),
         (["--env", "Swimmer-v5", "--films", "1"], "Swimmer-v5 cannot be drawn from the side"),
@@ -101,6 +104,23 @@ def test_bad_input_is_one_line_code_2_and_nothing_is_left(
     assert run(tmp_path, *options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("backflip", ["--asks", "scores"], "the backflip's overseers compare; leave asks as it is"),
+        ("backflip", ["--clip_seconds", "3"], "a clip of 3 s is 375 steps; expected 2 to row_steps (250)"),
+        ("moving_dot", ["--asks", "scores"], "the moving dot's teacher compares; leave asks as it is"),
+        ("teachers", ["--task", "Reacher-v5"], "no clip of Reacher-v5 is worth more than 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: list[str], said: str
+) -> None:
+    assert main(["run", name, "--folder", str(tmp_path / "run"), *options]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

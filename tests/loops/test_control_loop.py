@@ -233,3 +233,12 @@ def test_no_clip_of_a_held_out_question_is_learned_from_in_whole_or_in_part(tmp_
 
     held, learned = states(at.held), states([one for one in at.asked if one not in at.held])
     assert held and learned and not held & learned
+
+
+def test_the_first_questions_do_not_wait_for_a_batch(tmp_path: Path) -> None:
+    config = replace(CONFIG, comparisons=12, first_share=0.25, ask_at_once=10)
+    with Run.create("control", config, root=tmp_path, seed=0) as run:
+        train(parts_of(run, config), config, run)
+        rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    asked = [row["asked"] for row in rows if row["phase"] == "control"]
+    assert asked[0] == 3 and asked[-1] == 12
