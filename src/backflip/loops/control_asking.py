@@ -1,0 +1,84 @@
+"""Which questions the control loop puts, and when: its schedule, what is held out, and what of before is asked about again.
+
+Everything is a function of the seed and the place in the recipe. Left out: how pairs are chosen (`rewards/queries`), and the answers.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backflip.data import Episodes
+from backflip.loops.ppo import stream
+from backflip.rewards.queries import Asking, choose, choose_single, labels_due
+
+if TYPE_CHECKING:
+    from backflip.loops.control import ControlLoopConfig, ControlParts, Position
+    from backflip.run import Run
+
+OLDER = 40
+"""Earlier questions whose clips may be asked about again, drawn anew each time."""
+
+
+def ask(
+    parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, run: Run, *, fitted: bool
+) -> None:
+    """Put the questions that are due; the overseer may take its time."""
+    per_update = config.environments * config.row_steps
+    first = max(1, round(config.first_share * config.comparisons))
+    due = labels_due(at.update * per_update, config.steps, config.comparisons, first, config.schedule_steps)
+    last = at.update + 1 >= config.updates
+    count = (config.comparisons if last else due) - len(at.asked)
+    if (
+        count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - len(at.asked)))
+        or count < 1
+    ):
+        return
+    reward = parts.reward if fitted else None
+    kept_apart = max(0, min(count, round(config.fit.held_out * (len(at.asked) + count)) - len(at.held)))
+    learned_B, measured_B = _split(config, at, len(rows), some=kept_apart > 0)
+    learned = [query for query in at.asked if query not in set(at.held)]
+    for rows_B, number, before, what in (
+        (learned_B, count - kept_apart, learned, "ask"),
+        (measured_B, kept_apart, at.held, "hold out"),
+    ):
+        if not number:
+            continue
+        rng = stream(config.seed, what, at.update)
+        asking = Asking(parts.clip_steps, config.queries, parts.question, config.older_share)
+        if config.asks == "scores":
+            queries = choose_single(rows.select(rows_B), parts.world, reward, number, asking, rng)
+        else:
+            known = before if config.older_share else []
+            older = _older(parts, known, run, stream(config.seed, f"older, {what}", at.update))
+            queries = choose(rows.select(rows_B), parts.world, reward, number, asking, rng, older)
+        queries = [query for query in queries if query.id not in at.asked]
+        parts.overseer.ask(queries)
+        at.asked = [*at.asked, *(query.id for query in queries)]
+        at.held = [*at.held, *(query.id for query in queries)] if what == "hold out" else at.held
+
+
+def _split(config: ControlLoopConfig, at: Position, rows: int, *, some: bool) -> tuple[list[int], list[int]]:
+    """Return the rows that questions to learn from are about, and those for the questions that are only measured.
+
+    No clip is in both, nor half a clip: an answer about a clip that was fitted says little of the rest. A single row serves both.
+    """
+    if not some or rows == 1:
+        return list(range(rows)), list(range(rows))
+    order = stream(config.seed, "apart", at.update).permutation(rows).tolist()
+    count = min(rows - 1, math.ceil(config.fit.held_out * rows))
+    return sorted(order[count:]), sorted(order[:count])
+
+
+def _older(parts: ControlParts, asked: list[str], run: Run, rng: np.random.Generator) -> Episodes | None:
+    """Return the clips of some of these questions, all being as likely; None if there are none."""
+    if not asked:
+        return None
+    some = rng.choice(len(asked), min(OLDER, len(asked)), replace=False)
+    ids = [asked[place] for place in sorted(some.tolist())]
+    questions = run.store.queries_by_id(ids)
+    return parts.world.load([item for one in ids for item in questions[one].items])
