@@ -152,7 +152,7 @@ def write_results(scene_ELS: Array, run: Run) -> None:
     run.estimate("backward_turns_per_1000_steps", mean_interval(turns))
     run.estimate("torso_height_m", mean_interval(scene_ELS[..., 1].mean(1)))
     run.result("episodes", [{"backflips": k, "turns": turn} for k, turn in zip(counts, turns, strict=True)])
-    run.note(f"{found.value:.1f} complete backflips in 1,000 steps, on average over {len(counts)} unseen episodes")
+    run.note(f"{found.value:.1f} landed backflips in 1,000 steps, on average over {len(counts)} unseen episodes")
 
 
 def overseer_of(config: BackflipConfig, run: Run) -> Overseer:

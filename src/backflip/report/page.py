@@ -71,7 +71,7 @@ def run_page(evidence: Evidence) -> Page:
         kicker=f"Backflip report on one run of {evidence.record.experiment}",
         headline=f"{outcome(evidence)} {verdict(reasons)}",
         lead=tuple(
-            part for part in (f"Asked: {about} {budget}".rstrip() if about else budget, *evidence.record.notes) if part
+            part for part in (f"Asked: {about} {budget}".rstrip() if about else budget, *_notes(evidence)) if part
         ),
         badge=(status, _BADGES.get(status, "caution")),
         warnings=tuple(warnings),
@@ -79,6 +79,12 @@ def run_page(evidence: Evidence) -> Page:
         sections=sections,
         data=data,
     )
+
+
+def _notes(evidence: Evidence) -> list[str]:
+    """Return what the run noted, without the note that is its headline."""
+    said = outcome(evidence).rstrip(".").lower()
+    return [note for note in evidence.record.notes if note.rstrip(".").lower() != said]
 
 
 def titled(evidence: Evidence) -> str:

@@ -74,6 +74,17 @@ METRICS = {
         "Agreement on training pairs", "share", "How often the model orders a pair as the overseer did."
     ),
     "held_out_accuracy": Wording("Agreement on held-out pairs", "share", "The same on comparisons kept from the fit."),
+    "backflips_per_1000_steps": Wording("Landed backflips in 1,000 steps"),
+    "backward_turns_per_1000_steps": Wording("Net backward turns in 1,000 steps"),
+    "torso_height_m": Wording("Height of the torso, m", meaning="Mean over the steps."),
+    "true_return": Wording("True return", meaning="By the reward that nobody but the judge and the measures saw."),
+    "untrained_return": Wording("True return before training"),
+    "pair_accuracy": Wording(
+        "Agreement on unseen clips", "share", "How often the learned reward orders a pair as the truth does."
+    ),
+    "correlation_with_truth": Wording(
+        "Correlation with the truth", meaning="Of learned and true reward over single steps."
+    ),
     "step": Wording("Step"),
     "epoch": Wording("Epoch"),
     "score_clipped_fraction": Wording("Clipped scores", "share", "Share of answers whose proxy reward was clipped."),
