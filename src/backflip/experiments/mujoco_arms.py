@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backflip.experiments.arms import normalised_return, values
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -72,7 +72,7 @@ def report_returns(found: Mapping[str, list[Mapping[str, Any]]], run: Run) -> No
         if name == TRUE:
             continue
         if all("pair_accuracy" in one.get("estimates", {}) for one in summaries):
-            run.estimate(f"{name}_pair_accuracy", mean_interval(values(summaries, "pair_accuracy")))
+            run.estimate(f"{name}_pair_accuracy", share_interval(values(summaries, "pair_accuracy")))
         else:
             run.note(
                 f"{name}: in some run nothing could be learned from the answers, so its pair accuracy is not given"
