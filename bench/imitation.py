@@ -71,7 +71,18 @@ TASKS: dict[str, dict[str, Any]] = {
         "aim": "better return in less time",
         "ours": [
             *("--environments", "16", "--row_steps", "250", "--piece_steps", "50", "--ask_at_once", "20"),
-            *("--clip_seconds", "1.5", "--lr", "3e-4", "--settle", "0.5", "--ppo.gamma", "0.99", "--ppo.minibatches", "16"),
+            *(
+                "--clip_seconds",
+                "1.5",
+                "--lr",
+                "3e-4",
+                "--settle",
+                "0.5",
+                "--ppo.gamma",
+                "0.99",
+                "--ppo.minibatches",
+                "16",
+            ),
             *("--fit.every", "2", "--fit.noise", "0.1"),
         ],
         "peer": {

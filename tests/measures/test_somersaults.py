@@ -14,7 +14,7 @@ from backflip.errors import DataError
 from backflip.measures import backflip_truth as teacher_file
 from backflip.measures import somersaults
 from backflip.measures.backflip_truth import CRASHED, LANDED, backflip_truth
-from backflip.measures.somersaults import backward_turns, complete_somersaults, foot_height
+from backflip.measures.somersaults import backward_turns, complete_somersaults, foot_height, turns_in_the_air
 from backflip.worlds.control import pack
 from backflip.worlds.mujoco_batch import MujocoBatch
 from backflip.worlds.mujoco_tasks import find_task
@@ -56,13 +56,23 @@ def test_a_leap_that_ends_on_the_head_is_no_somersault() -> None:
     """High up at 2 pi, on the ground 6 steps later, and a roll over the ground into the next leap: a trick that paid half its turns."""
     qpos = motion(20)
     qpos[np.arange(1001) % 100 >= 56, 1] = 0.1
-    assert complete_somersaults(qpos) == []
+    assert complete_somersaults(qpos) == [] and len(turns_in_the_air(qpos)) == 20, "the weaker count takes it"
     landing = motion(1.5)
     crossing = int(np.argmax(-landing[:, 2] >= 2 * np.pi))
     for after, counted in ((40, 0), (41, 1)):
         fallen = landing.copy()
         fallen[crossing + after :, 1] = 0.3
         assert len(complete_somersaults(fallen)) == counted
+
+
+def test_turns_in_the_air_are_high_or_come_down_on_the_foot() -> None:
+    assert turns_in_the_air(motion(2.5)) == complete_somersaults(motion(2.5)) == [400, 800]
+    assert turns_in_the_air(motion(-2.5)) == turns_in_the_air(motion(2.5, height=0.3)) == []
+    on_foot = motion(1.5, height=0.95)  # with straight legs the foot reaches the ground
+    assert len(turns_in_the_air(on_foot)) == len(complete_somersaults(on_foot)) == 1
+    crossing = int(np.argmax(-on_foot[:, 2] >= 2 * np.pi))
+    on_foot[crossing + 10, 1] = 0.39
+    assert turns_in_the_air(on_foot) == complete_somersaults(on_foot) == []
 
 
 def test_a_turn_at_the_very_end_is_not_seen_to_land() -> None:

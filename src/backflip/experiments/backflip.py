@@ -21,7 +21,7 @@ from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
 from backflip.measures.backflip_truth import backflip_truth
 from backflip.measures.clip_truth import correlation_with_truth, kept_truth
-from backflip.measures.somersaults import backward_turns, complete_somersaults
+from backflip.measures.somersaults import backward_turns, complete_somersaults, turns_in_the_air
 from backflip.measures.stats import mean_count_interval, mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
@@ -149,6 +149,10 @@ def write_results(scene_ELS: Array, run: Run) -> None:
     turns = [backward_turns(qpos) for qpos in scene_ELS[..., :6]]
     found = mean_count_interval(counts)
     run.estimate("backflips_per_1000_steps", found)
+    run.estimate(
+        "turns_in_the_air_per_1000_steps",
+        mean_count_interval([len(turns_in_the_air(qpos)) for qpos in scene_ELS[..., :6]]),
+    )
     run.estimate("backward_turns_per_1000_steps", mean_interval(turns))
     run.estimate("torso_height_m", mean_interval(scene_ELS[..., 1].mean(1)))
     run.result("episodes", [{"backflips": k, "turns": turn} for k, turn in zip(counts, turns, strict=True)])

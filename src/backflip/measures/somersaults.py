@@ -29,29 +29,49 @@ def complete_somersaults(qpos: NDArray[np.float64]) -> list[int]:
     Raises:
         DataError: it is of another shape, or not finite.
     """
-    if qpos.ndim != 2 or qpos.shape[1] != 6 or not np.isfinite(qpos).all():
-        raise DataError(f"positions of shape {qpos.shape}; expected finite (steps + 1, 6), the joints of a Hopper")
-    turned = -(qpos[:, TORSO_ANGLE] - qpos[0, TORSO_ANGLE])
-    foot = foot_height(qpos)
+    foot, height = foot_height(qpos), qpos[:, TORSO_HEIGHT]
     found: list[int] = []
-    since, goal = 0, TURN
-    for step in range(1, len(qpos)):
-        if turned[step] < goal:
-            continue
-        goal += TURN
+    since = 0
+    for step in _crossings(qpos):
         began, since = since, step
         if step + SOON >= len(qpos):
             break
-        soon = foot[step : step + SOON + 1].min() <= FOOT_ON_GROUND
-        landed = qpos[step, TORSO_HEIGHT] > HIGH or soon
-        fell = qpos[began : step + SOON + 1, TORSO_HEIGHT].min() < FALLEN
-        if landed and not fell:
+        upright = height[step] > HIGH or foot[step : step + SOON + 1].min() <= FOOT_ON_GROUND
+        fell = height[began : step + SOON + 1].min() < FALLEN
+        if upright and not fell:
             found.append(step)
     return found
 
 
+def turns_in_the_air(qpos: NDArray[np.float64]) -> list[int]:
+    """Return the steps at which another 2 pi was passed above 1.0 m, or with the foot on the ground within 40 steps and no fall in these.
+
+    The weaker count: what came before, and where a high turn came down, is not asked. Raises as `complete_somersaults`.
+    """
+    foot, height = foot_height(qpos), qpos[:, TORSO_HEIGHT]
+    return [
+        step
+        for step in _crossings(qpos)
+        if height[step] > HIGH
+        or (foot[step : step + SOON + 1].min() <= FOOT_ON_GROUND and height[step : step + SOON + 1].min() >= FALLEN)
+    ]
+
+
+def _crossings(qpos: NDArray[np.float64]) -> list[int]:
+    """Return the steps at which the accumulated backward turn passes another 2 pi for the first time."""
+    turns = np.floor(-(qpos[:, TORSO_ANGLE] - qpos[0, TORSO_ANGLE]) / TURN)
+    reached = np.maximum.accumulate(np.maximum(turns, 0))
+    return [int(step) + 1 for step in np.flatnonzero(np.diff(reached) > 0)]
+
+
 def foot_height(qpos: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the height of the lower end of the foot's axis in every state, from the joints and the lengths in hopper.xml."""
+    """Return the height of the lower end of the foot's axis in every state, from the joints and the lengths in hopper.xml.
+
+    Raises:
+        DataError: `qpos` is not (L, 6), or not finite.
+    """
+    if qpos.ndim != 2 or qpos.shape[1] != 6 or not np.isfinite(qpos).all():
+        raise DataError(f"positions of shape {qpos.shape}; expected finite (steps + 1, 6), the joints of a Hopper")
     torso, thigh, leg, foot = (qpos[:, place] for place in (2, 3, 4, 5))
     thigh_angle = torso - thigh  # the hinges of the limbs turn the other way round than the torso's
     leg_angle = thigh_angle - leg

@@ -75,6 +75,9 @@ METRICS = {
     ),
     "held_out_accuracy": Wording("Agreement on held-out pairs", "share", "The same on comparisons kept from the fit."),
     "backflips_per_1000_steps": Wording("Landed backflips in 1,000 steps"),
+    "turns_in_the_air_per_1000_steps": Wording(
+        "Turns completed in the air in 1,000 steps", meaning="However they came down."
+    ),
     "backward_turns_per_1000_steps": Wording("Net backward turns in 1,000 steps"),
     "torso_height_m": Wording("Height of the torso, m", meaning="Mean over the steps."),
     "true_return": Wording("True return", meaning="By the reward that nobody but the judge and the measures saw."),
