@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("gymnasium")
 from backflip.cli import main
 from backflip.cli.config import parse
-from backflip.experiments import ablations, control, mujoco
+from backflip.experiments import ablations, control, control_plan, find, mujoco
 from backflip.experiments.arms import Arm, ArmsConfig
 from backflip.experiments.control_plan import SECONDS_A_CLIP_PAIR, arms_plan, config_of
 from backflip.experiments.mujoco_arms import SETTINGS
@@ -36,12 +36,13 @@ def test_nobody_is_asked_for_the_true_reward_and_a_person_is_given_time() -> Non
     assert asked.seconds["fit"] > 0 and min(asked.seconds.values()) > 0
 
 
-def test_arms_add_up_over_seeds_and_are_shared_among_workers() -> None:
+def test_arms_add_up_over_seeds_and_are_shared_among_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(config: control.ControlConfig) -> Plan:
         return Plan({"all": 100.0}, {"act": config.steps / 1000}, config.comparisons, 0.0)
 
     arms = [Arm("a", "control", {"steps": "1000", "comparisons": "5"}), Arm("b", "control", {"steps": "3000"})]
-    found = arms_plan(arms, ArmsConfig(seeds=4, workers=1), control.ControlConfig, plan)
+    monkeypatch.setattr(control_plan, "find", lambda name: replace(find(name), plan=plan))
+    found = arms_plan(arms, ArmsConfig(seeds=4, workers=1))
     assert found.seconds == {"a, 4 seeds": 4.0, "b, 4 seeds": 12.0}
     assert found.comparisons == 4 * (5 + control.ControlConfig().comparisons)
     assert sum(found.memory_mib.values()) == 100.0

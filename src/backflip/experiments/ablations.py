@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backflip.errors import ConfigError
-from backflip.experiments import control, experiment
+from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
-from backflip.experiments.control import ControlConfig
 from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
 from backflip.plan import Plan
@@ -69,7 +68,7 @@ def arms_of(config: AblationsConfig) -> list[Arm]:
 
 def plan(config: AblationsConfig) -> Plan:
     """Estimate what the comparison needs by doing a little of each arm."""
-    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+    return arms_plan(arms_of(config), config)
 
 
 @experiment(config=AblationsConfig, plan=plan)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backflip.errors import ConfigError
-from backflip.experiments import control, experiment
+from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out, checkpoint_of, folder_of
-from backflip.experiments.control import ControlConfig
 from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import options
 from backflip.loops.control import stream
@@ -59,7 +58,7 @@ def arms_of(config: OneLegConfig) -> list[Arm]:
 
 def plan(config: OneLegConfig) -> Plan:
     """Estimate what the comparison needs by doing a little of each arm."""
-    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+    return arms_plan(arms_of(config), config)
 
 
 @experiment(config=OneLegConfig, plan=plan)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from backflip.data import Judgement, Query
+from backflip.experiments import find
 from backflip.experiments.arms import Arm, ArmsConfig, processors
 from backflip.loops.control import ControlLoopConfig, ControlParts, threads
 from backflip.optimise import ppo
@@ -92,12 +93,16 @@ def control_plan(parts: ControlParts, config: ControlLoopConfig, *, measured_ste
     )
 
 
-def arms_plan(arms: Sequence[Arm], config: ArmsConfig, kind: type, plan: Callable[..., Plan]) -> Plan:
-    """Add up the plans of all runs of `arms`; `kind` and `plan` are those of their experiment.
+def arms_plan(arms: Sequence[Arm], config: ArmsConfig) -> Plan:
+    """Add up the plans of all runs of `arms`.
 
     Time is that of the workers side by side, memory that of as many runs as go on at once.
     """
-    plans = {arm.name: plan(config_of(arm, kind)) for arm in arms}
+    plans: dict[str, Plan] = {}
+    for arm in arms:
+        spec = find(arm.experiment)
+        assert spec.plan is not None
+        plans[arm.name] = spec.plan(config_of(arm, spec.config))
     workers = min(len(processors(config.workers)), len(arms) * config.seeds)
     largest = max(sum(one.memory_mib.values()) for one in plans.values())
     return Plan(

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backflip.errors import ConfigError
-from backflip.experiments import control, experiment
+from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
-from backflip.experiments.control import ControlConfig
 from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
 from backflip.plan import Plan
@@ -51,7 +50,7 @@ def arms_of(config: MujocoConfig) -> list[Arm]:
 
 def plan(config: MujocoConfig) -> Plan:
     """Estimate what the comparison needs by doing a little of each arm."""
-    return arms_plan(arms_of(config), config, ControlConfig, control.plan)
+    return arms_plan(arms_of(config), config)
 
 
 @experiment(config=MujocoConfig, plan=plan)

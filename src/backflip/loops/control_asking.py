@@ -41,7 +41,8 @@ def ask(
     reward = parts.reward if fitted else None
     kept_apart = max(0, min(count, round(config.fit.held_out * (len(at.asked) + count)) - len(at.held)))
     learned_B, measured_B = _split(config, at, len(rows), some=kept_apart > 0)
-    learned = [query for query in at.asked if query not in set(at.held)]
+    held = set(at.held)
+    learned = [query for query in at.asked if query not in held]
     for rows_B, number, before, what in (
         (learned_B, count - kept_apart, learned, "ask"),
         (measured_B, kept_apart, at.held, "hold out"),

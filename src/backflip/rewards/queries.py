@@ -8,6 +8,7 @@ Shapes: M members, N candidate pairs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,14 +55,14 @@ def choose(
     pairs of one moment alone is free to prefer whatever the policy does at that moment to all that came before. No two questions are
     alike and none is about one clip twice, so of very short rows there may be fewer than `count`.
     """
-    found: dict[str, Query] = {}
-    for _ in range(TRIES):
-        if len(found) == count:
-            break
-        for query in _drawn(rows, world, reward, count - len(found), asking, rng, older):
-            if query.items[0].id != query.items[1].id:
-                found.setdefault(query.id, query)
-    return list(found.values())
+    return _unlike(
+        count,
+        lambda missing: [
+            query
+            for query in _drawn(rows, world, reward, missing, asking, rng, older)
+            if query.items[0].id != query.items[1].id
+        ],
+    )
 
 
 def choose_single(
@@ -76,11 +77,16 @@ def choose_single(
 
     disagreement: of ten times as many those whose sum varies most over the members, each normalised. Otherwise as `choose`.
     """
+    return _unlike(count, lambda missing: _single(rows, world, reward, missing, asking, rng))
+
+
+def _unlike(count: int, draw: Callable[[int], list[Query]]) -> list[Query]:
+    """Return `count` questions of which no two are alike; what is missing is drawn anew, at most `TRIES` times."""
     found: dict[str, Query] = {}
     for _ in range(TRIES):
         if len(found) == count:
             break
-        for query in _single(rows, world, reward, count - len(found), asking, rng):
+        for query in draw(count - len(found)):
             found.setdefault(query.id, query)
     return list(found.values())
 
