@@ -13,7 +13,7 @@ from backflip.data import Item
 from backflip.errors import DataError
 from backflip.measures import backflip_truth as teacher_file
 from backflip.measures import somersaults
-from backflip.measures.backflip_truth import CRASHED, LANDED, backflip_truth
+from backflip.measures.backflip_truth import CRASHED, LANDED, backflip_truth, hand_written
 from backflip.measures.somersaults import backward_turns, complete_somersaults, foot_height, turns_in_the_air
 from backflip.worlds.control import pack
 from backflip.worlds.mujoco_batch import MujocoBatch
@@ -177,3 +177,16 @@ def test_teacher_and_count_share_nothing() -> None:
         )
     assert used[0] & used[1] == set() and not any("somersaults" in name for name in used[0])
     assert not any("truth" in name for name in used[1])
+
+
+def test_the_reward_written_by_hand_pays_speed_more_where_it_is_high() -> None:
+    def pay(qpos: np.ndarray) -> np.ndarray:
+        return hand_written(
+            Item("Hopper-v5", "", {"scene": pack(np.hstack([qpos, np.zeros_like(qpos)]))}, media="clip")
+        )
+
+    turning = motion(1, steps=125)  # one turn a second
+    assert pay(turning) == pytest.approx(0.3 * 2 * np.pi * 1.3 + 0.13)
+    low = motion(1, height=0.4, steps=125)
+    assert pay(low) == pytest.approx(0.3 * 2 * np.pi * 0.3 + 0.04)
+    assert pay(motion(0)) == pytest.approx(0.13)

@@ -8,19 +8,23 @@ Shapes: E episodes, L states of an episode, S numbers of a scene.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from backflip.data import Episodes
+from backflip.data import Episodes, Item
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.control_parts import write_cost
 from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
-from backflip.measures.backflip_truth import backflip_truth
-from backflip.measures.clip_truth import correlation_with_truth, kept_truth
+from backflip.measures.backflip_truth import backflip_truth, hand_written
+from backflip.measures.clip_truth import ClipTruth, correlation_with_truth, kept_truth
 from backflip.measures.somersaults import backward_turns, complete_somersaults, turns_in_the_air
 from backflip.measures.stats import mean_count_interval, mean_interval
 from backflip.optimise.ppo import PPOConfig
@@ -31,7 +35,7 @@ from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.protocols import Overseer
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.worlds.clips import ClipFiles, write_video
-from backflip.worlds.control import ControlWorld
+from backflip.worlds.control import ControlWorld, pack
 from backflip.worlds.mujoco_tasks import Array, find_task
 
 if TYPE_CHECKING:
@@ -76,6 +80,9 @@ class BackflipConfig(ControlLoopConfig):
     err as in Lee et al. 2021; flipped wants forward turns, coin does not look."""
     policy: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """The networks."""
+    reward: Literal["learned", "teacher", "written"] = "learned"
+    """What the policy is trained on. teacher, written: nobody is asked, and the same optimiser takes the same steps on the synthetic
+    teacher's own score of every step, or on a reward written by hand. For comparison."""
     playback_speed: float = 0.5
     """Of films; 0.5 shows a second in two."""
     episodes: int = 10
@@ -93,6 +100,10 @@ class BackflipConfig(ControlLoopConfig):
             raise ConfigError(
                 f"a clip of {self.clip_seconds:g} s is {round(self.clip_seconds / find_task(TASK).seconds_a_step)} steps; expected 2 to "
                 f"row_steps ({self.row_steps})"
+            )
+        if self.overseer == "terminal" and self.reward != "learned":
+            raise ConfigError(
+                f"a person at the terminal is not asked where reward is {self.reward}; leave one of the two as it is"
             )
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
@@ -120,7 +131,8 @@ def main(config: BackflipConfig, run: Run) -> None:
     for number, scene in enumerate(scene_ELS[:SHOWN]):
         film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
         write_video([scene], find_task(TASK), film, speed=1.0)
-    write_cost(at, "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})", run)
+    judge = "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})"
+    write_cost(at, judge if config.reward == "learned" else "nobody", run)
 
 
 def parts_of(config: BackflipConfig, overseer: Overseer) -> ControlParts:
@@ -140,7 +152,18 @@ def parts_of(config: BackflipConfig, overseer: Overseer) -> ControlParts:
         clip_steps=max(2, round(config.clip_seconds / world.task.seconds_a_step)),
         question=QUESTION,
         check=check,
+        given=None if config.reward == "learned" else partial(scores, truth=GIVEN[config.reward]),
     )
+
+
+GIVEN: Mapping[str, ClipTruth] = {"teacher": backflip_truth, "written": hand_written}
+
+
+def scores(rows: Episodes, truth: ClipTruth) -> Tensor:
+    """Return what every step of the rows is worth by `truth`, (B, T)."""
+    assert rows.scene is not None
+    items = [Item("", "", {"scene": pack(scene)}, media="clip") for scene in rows.scene.numpy()]
+    return torch.from_numpy(np.stack([truth(item) for item in items]))
 
 
 def write_results(scene_ELS: Array, run: Run) -> None:
@@ -174,11 +197,13 @@ def check(policy: ActorCritic, reward: ClipRewards, rows: Episodes) -> dict[str,
         return {}
     scene = rows.scene.numpy()
     scale = 1000 / (scene.shape[1] - 1)
-    return {
+    found = {
         "backward_turns_per_1000_steps": float(np.mean([backward_turns(one[:, :6]) for one in scene])) * scale,
         "torso_height_m": float(scene[:, :, 1].mean()),
-        "correlation_with_truth": correlation_with_truth(reward(rows), rows, backflip_truth),
     }
+    if bool((reward.std_M > 0).all()):
+        found["correlation_with_truth"] = correlation_with_truth(reward(rows), rows, backflip_truth)
+    return found
 
 
 def unseen(policy: ActorCritic, config: BackflipConfig) -> Array:

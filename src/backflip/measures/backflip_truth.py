@@ -1,6 +1,6 @@
 """What the synthetic overseer of the backflip wants: how far and how high a Hopper turned backwards. Only it asks.
 
-Left out: how complete somersaults are counted at the end (`somersaults`), which shares nothing with this.
+Beside it a reward written by hand, for comparison (`hand_written`). Left out: how complete somersaults are counted at the end (`somersaults`), which shares nothing with this.
 
 Shapes: T steps of a clip.
 """
@@ -24,6 +24,7 @@ It says nothing of a turn of which the clip shows less than half (leaning back a
 whose landing it shows for less than `SEEN` steps."""
 AFTER, SEEN = 40, 20
 UPRIGHT_HEIGHT = 1.0
+STEP_SECONDS = 0.008
 HELD_UP = 0.0027
 """Radians that a step at 1 m is worth by height alone: of two clips without a turn the one that stands is a little better."""
 
@@ -44,3 +45,14 @@ def backflip_truth(item: Item) -> NDArray[np.float64]:
             landed = scene[began : end + 2, HEIGHT].min() > LOWEST
             bonus_T[end] += LANDED if landed else -CRASHED
     return backward_T * weight_T + HELD_UP * height + bonus_T
+
+
+def hand_written(item: Item) -> NDArray[np.float64]:
+    """Return for every step a reward that an engineer wrote after some tries: backward speed weighted by height, and a little for height.
+
+    Nobody is taught by it but the policy it is given to; it is the yardstick for what comparisons bring.
+    """
+    scene = unpack(item.payload["scene"])
+    height = scene[1:, HEIGHT]
+    speed_T = -np.diff(scene[:, ANGLE]) / STEP_SECONDS
+    return 0.3 * speed_T * (0.3 + np.clip((height - 0.4) / 0.6, 0.0, 1.0)) + 0.1 * height

@@ -6,7 +6,7 @@ Leaves out what the reward model did to the policy (figures.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from backflip.measures.stats import wilson
 from backflip.report.evidence import Evidence
@@ -109,14 +109,29 @@ def reward_model_figures(evidence: Evidence) -> list[Figure]:
             Dots(
                 "reward-agreement",
                 "Agreement with the overseer on held-out pairs",
-                "The ceiling is what a perfect model would reach, given how often the overseer contradicts itself. "
-                "A reward model no better than the bag of words has learned words, not taste.",
+                _agreement_meaning(bool(result.ceiling), result.baselines),
                 Axis("Agreement", "share"),
                 tuple(rows),
                 (0.5, "coin"),
             )
         )
     return figures
+
+
+def _agreement_meaning(ceiling: bool, baselines: Collection[str]) -> str:
+    meaning = (
+        "The ceiling is what a perfect model would reach, given how often the overseer contradicts itself. "
+        if ceiling
+        else ""
+    )
+    if "bag_of_words" in baselines:
+        return meaning + "A reward model no better than the bag of words has learned words, not taste."
+    if baselines:
+        return (
+            meaning
+            + "The others are fitted to, or guess from, something simpler; a reward model no better than they may have learned no more."
+        )
+    return meaning
 
 
 def _baseline_label(name: str) -> str:

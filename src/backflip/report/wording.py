@@ -142,6 +142,14 @@ METRICS = {
     "bag_of_words_accuracy": Wording("Bag of words: agreement on held-out pairs", "share"),
     "gold_accuracy_on_human_labels": Wording("Gold judge: accuracy on held-out human labels", "share"),
     "distinct2_ratio": Wording("Distinct bigrams, relative to base", "share", "Falls when answers grow alike."),
+    "clip_correlation": Wording("Clips: correlation of predicted and true points"),
+    "points_a_clip": Wording("Points in a held-out clip"),
+    "decisive_comparisons": Wording("Comparisons that were no tie", "share"),
+    "held_out_decisive": Wording("Held-out pairs that were no tie", "share"),
+    "mean_picture_accuracy": Wording("Mean picture: agreement on held-out pairs", "share"),
+    "motion_accuracy": Wording("Motion: agreement on held-out pairs", "share"),
+    "brightness_accuracy": Wording("Brightness: agreement on held-out pairs", "share"),
+    "majority_accuracy": Wording("Always the commoner side: agreement on held-out pairs", "share"),
     "gold_judge_accuracy": Wording("Gold judge: accuracy on held-out human labels", "share"),
 }
 
