@@ -70,7 +70,7 @@ def parts_of(run: Run, config: ControlLoopConfig, judge: Any = None) -> ControlP
     rngs = [np.random.default_rng([config.seed, k]) for k in range(2)]
     return ControlParts(
         world=world,
-        policy=ActorCritic(world.features, world.actions, ActorCriticConfig(hidden=8), rngs[0]),
+        policy=ActorCritic(world.features, world.actions, ActorCriticConfig(hidden=24), rngs[0]),
         overseer=judge or Judge(run.store),
         reward=ClipRewards(world.features, world.actions, config.fit, rngs[1]),
         clip_steps=10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -39,6 +40,21 @@ SPACES: dict[str, tuple[Any, Any]] = {
 }
 
 
+def _raises(error: BaseException) -> Any:
+    raise error
+
+
+FAULTS: dict[str, Any] = {
+    "raises": lambda toy: _raises(ValueError("out of\ncheese")),
+    "leaves": lambda toy: _raises(SystemExit(0)),
+    "grows": lambda toy: (np.zeros(3), 1.0, False, False, {}),
+    "nan reward": lambda toy: (toy.look(), float("nan"), False, False, {}),
+    "no reward": lambda toy: (toy.look(), None, False, False, {}),
+    "four": lambda toy: (toy.look(), 1.0, False, {}),
+}
+"""What a step returns, by what is wrong with it."""
+
+
 class Toy(gymnasium.Env):
     """Gives what its spaces say; `fault` names what is wrong with it."""
 
@@ -61,7 +77,11 @@ class Toy(gymnasium.Env):
         assert self.action_space.contains(action), action
         self.steps += 1
         self.heard.append(action)
-        return self.look(), 1.0, self.fault == "ends" and self.steps == self.at, False, {}
+        if self.steps == self.at and self.fault in FAULTS:
+            return FAULTS[self.fault](self)
+        if self.fault == "fragile" and self.steps > self.at:
+            raise RuntimeError("stepped after its end")
+        return self.look(), 1.0, self.fault in ("ends", "fragile") and self.steps == self.at, False, {}
 
     def look(self) -> Any:
         seen = self.observation_space.sample()
@@ -200,8 +220,65 @@ def test_no_number_names_environment_step_and_seed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raises", "failed to step after 3 steps of the episode with seed {}: ValueError: out of cheese"),
+        ("leaves", "failed to step after 3 steps of the episode with seed {}: SystemExit: 0"),
+        ("grows", "gave an observation of 3 numbers after 3 steps of the episode with seed {}, where its space has 2"),
+        (
+            "nan reward",
+            "paid nan, which is no finite reward, after 3 steps of the episode with seed {}; mend the environment",
+        ),
+        ("no reward", "failed to step after 3 steps of the episode with seed {}: TypeError"),
+        ("four", "failed to step after 3 steps of the episode with seed {}: ValueError: not enough values to unpack"),
+    ],
+)
+def test_what_an_environment_does_wrong_is_told_with_environment_step_and_seed(fault: str, said: str) -> None:
+    with pytest.raises(DataError) as told:
+        collected(gym_task("Toy-v0", options={"fault": fault}))
+    pattern = r"environment 0 of Toy-v0\(.*\) " + re.escape(said).replace(r"\{\}", r"\d+")
+    assert re.match(pattern, str(told.value)) and "\n" not in str(told.value), told.value
+
+
+def test_an_environment_that_cannot_be_stepped_after_its_end_should_be_held() -> None:
+    with pytest.raises(
+        DataError, match="failed to step after its own end after 4 steps .* stepped after its end; ends=hold does not"
+    ):
+        collected(gym_task("Toy-v0", options={"fault": "fragile"}, ends="go_on"), times=4)
+    collected(gym_task("Toy-v0", options={"fault": "fragile"}, ends="hold"), times=4)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('no licence')", "badmodule:X-v0 cannot be made so: ValueError: no licence"),
+        (
+            "import notinstalledatall",
+            "badmodule:X-v0 cannot be made so: it imports notinstalledatall, which is not installed",
+        ),
+        ("raise SystemExit(0)", "badmodule:X-v0 cannot be made so: SystemExit: 0"),
+        ("def :", "badmodule:X-v0 cannot be made so: SyntaxError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str
+) -> None:
+    (tmp_path / "badmodule.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError) as told:
+        gym_task("badmodule:X-v0")
+    assert str(told.value).startswith(said) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "said"),
     [
+        ("", {}, '"" names no environment; expected an id such as Pendulum-v1, or MODULE:ID'),
+        (":Toy-v0", {}, '":Toy-v0" names no environment'),
+        ("a:b:c", {}, '"a:b:c" names no environment'),
+        ("Toy-v0", {"max_episode_steps": 5}, "max_episode_steps is not an option of an environment here; episodes get their length by horizons"),
+        ("Toy-v0", {"at": [1], "kind": "nosuch"}, "Toy-v0 cannot be made so: KeyError: 'nosuch'; look at its options"),
+        ("backflip.worlds.moving_dot:MovingDt-v0", {}, 'did you mean "backflip.worlds.moving_dot:MovingDot-v0"?'),
         ("Pendulm-v1", {}, 'no environment is called "Pendulm-v1"; did you mean "Pendulum-v1"?'),
         ("Hoper-v5", {}, 'no environment is called "Hoper-v5"; did you mean "Hopper-v5"?'),
         ("nosuch:Env-v0", {}, 'no environment is called "nosuch:Env-v0"; there is no module nosuch that could register it'),

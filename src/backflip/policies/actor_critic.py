@@ -205,6 +205,8 @@ def _layers(sizes: list[int], last_gain: float, rng: np.random.Generator) -> lis
         q, r = np.linalg.qr(rng.standard_normal((tall, wide)))
         q = q * np.sign(np.diag(r))
         weight = (q if inside >= outside else q.T) * (last_gain if place == len(sizes) - 2 else math.sqrt(2))
+        # In order of rows: a fused Adam walks through memory, and its saved moments come back in that order.
+        weight = np.ascontiguousarray(weight)
         found += [nn.Parameter(torch.tensor(weight, dtype=torch.float32)), nn.Parameter(torch.zeros(outside))]
     return found
 

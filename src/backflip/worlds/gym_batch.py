@@ -173,8 +173,17 @@ class Replays:
         return int(episode["seed"]), unpack(episode["given"]), unpack(item.payload["scene"])
 
     def pictures(self, item: Item, every: int) -> NDArray[np.uint8]:
-        """Return pictures of every `every`-th state of a clip, (frames, H, W, 3). Raises as `GymEpisode.picture` does."""
-        return np.stack([copy.picture() for place, copy, _ in self(item) if place >= 0 and place % every == 0])
+        """Return pictures of every `every`-th state of a clip, (frames, H, W, 3).
+
+        Raises:
+            ConfigError: as `GymEpisode.picture` does, or they are not of one size.
+        """
+        drawn = [copy.picture() for place, copy, _ in self(item) if place >= 0 and place % every == 0]
+        if len(sizes := {one.shape[:2] for one in drawn}) > 1:
+            raise ConfigError(
+                f"{self.task.name} draws pictures of {len(sizes)} sizes; expected one, or no film can be made"
+            )
+        return np.stack(drawn)
 
 
 def described(task: GymTask) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -20,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backflip.errors import ConfigError, DataError, MissingExtra
+from backflip.errors import BackflipError, ConfigError, DataError, MissingExtra
 from backflip.worlds.mujoco_tasks import TASKS, Array
 
 READ = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
@@ -101,27 +103,35 @@ class GymEpisode:
     def begin(self, seed: int) -> None:
         """Begin the episode of this seed."""
         self.seed, self.given, self.over = seed, [], False
-        observation, _ = self._env.reset(seed=seed)
+        with self._theirs("reset"):
+            observation, _ = self._env.reset(seed=seed)
         self._look(observation)
 
     def step(self, action: Any) -> float:
         """Take one decision; return what the environment pays, which is 0 after its own end. Worlds throw that away.
 
         Raises:
-            DataError: the environment ended and `ends` is "refuse", or an observation is not finite.
+            DataError: the environment ended and `ends` is "refuse", failed, or gave an observation or a reward that is not finite.
         """
         self.given.append(action)
         if not self.over:
-            observation, paid, ended, cut, _ = self._env.step(action)
+            with self._theirs("step"):
+                observation, paid, ended, cut, _ = self._env.step(action)
+                paid = float(paid)
             self._look(observation)
+            if not math.isfinite(paid):
+                raise DataError(
+                    f"{self.task.id} paid {paid}, which is no finite reward, {self._place()}; mend the environment"
+                )
             self.over = bool(ended or cut)
             if self.over and self.task.ends == "refuse" and len(self.given) < self.task.horizon:
                 raise DataError(self._ended())
-            return float(paid)
+            return paid
         if self.task.ends == "go_on":
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self._theirs("step after its own end", "; ends=hold does not step on"):
                 warnings.simplefilter("ignore")  # that somebody steps on after an end is what was asked for
-                self._look(self._env.step(action)[0])
+                observation = self._env.step(action)[0]
+            self._look(observation)
         return 0.0
 
     def picture(self) -> NDArray[np.uint8]:
@@ -131,21 +141,41 @@ class GymEpisode:
             ConfigError: it draws no picture.
             MissingExtra: it needs a library to draw that is not installed.
         """
-        try:
-            found = self._env.render()
-        except _gymnasium(self.task.name).error.DependencyNotInstalled as error:
-            raise MissingExtra(f"{self.task.name} cannot be drawn: {_one_line(error)}") from error
-        if not isinstance(found, np.ndarray) or found.ndim != 3 or found.shape[2] != 3:
+        with self._theirs("render"):
+            try:
+                found = self._env.render()
+            except _gymnasium(self.task.name).error.DependencyNotInstalled as error:
+                raise MissingExtra(f"{self.task.name} cannot be drawn: {_one_line(error)}") from error
+        if not isinstance(found, np.ndarray) or found.ndim != 3 or found.shape[2] != 3 or not found.size:
             raise ConfigError(f"{self.task.name} draws no picture of (height, width, 3); {NO_PICTURES}")
         return found.astype(np.uint8)
 
     def _look(self, observation: Any) -> None:
-        self.seen = self.task.flat(observation)
-        if not np.isfinite(self.seen).all():
+        with self._theirs("observe"):
+            seen = self.task.flat(observation)
+        if seen.size != self.task.size:
             raise DataError(
-                f"{self.task.id} gave an observation that is not finite after {len(self.given)} steps of the episode with seed {self.seed}; "
-                "mend the environment, or bound its actions"
+                f"{self.task.id} gave an observation of {seen.size} numbers {self._place()}, where its space has {self.task.size}; "
+                "mend the environment"
             )
+        if not np.isfinite(seen).all():
+            raise DataError(
+                f"{self.task.id} gave an observation that is not finite {self._place()}; mend the environment, or bound its actions"
+            )
+        self.seen = seen
+
+    def _place(self) -> str:
+        return f"after {len(self.given)} steps of the episode with seed {self.seed}"
+
+    @contextmanager
+    def _theirs(self, what: str, hint: str = "") -> Generator[None]:
+        """Say which environment failed, and where: what is raised in it is a fault of its own, or of how it was made."""
+        try:
+            yield
+        except BackflipError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DataError(f"{self.task.id} failed to {what} {self._place()}: {_named(error)}{hint}") from error
 
     def _ended(self) -> str:
         return (
@@ -155,6 +185,8 @@ class GymEpisode:
         )
 
 
+OWN = {"id", "max_episode_steps", "disable_env_checker", "render_mode"}
+"""What `gymnasium.make` is given by us."""
 NO_PICTURES = "judge with overseer=synthetic, or give the environment a render_mode rgb_array"
 
 
@@ -179,7 +211,7 @@ def gym_task(
         if not limit:
             raise ConfigError(f"{name} has no time limit, and all episodes must have one length; give a horizon")
         _check_actions(name, env.action_space)
-        rate = float(env.metadata.get("render_fps") or FRAMES_A_SECOND)
+        rate = _rate(name, env.metadata.get("render_fps") or FRAMES_A_SECOND)
         size = _numbers_seen(name, env.observation_space)
         return GymTask(name, options, limit, ends, 1 / rate, env.observation_space, env.action_space, size)
     finally:
@@ -209,6 +241,12 @@ def check_drawn(task: GymTask) -> None:
     episode = GymEpisode(task, drawn=True)
     episode.begin(0)
     episode.picture()
+
+
+def _rate(name: str, said: Any) -> float:
+    if isinstance(said, bool) or not isinstance(said, int | float | np.number) or not 0 < said < math.inf:
+        raise ConfigError(f"{name} says render_fps {said!r} in its metadata; expected steps a second, above 0")
+    return float(said)
 
 
 def _check_actions(name: str, space: Any) -> None:
@@ -245,6 +283,13 @@ def _parts(space: Any) -> list[Any]:
 def _open(name: str, options: Mapping[str, Any], horizon: int | None, *, drawn: bool = False) -> Any:
     gymnasium = _gymnasium(name)
     error = gymnasium.error
+    module, sign, known = name.partition(":")
+    if not name or (sign and not (module and known)) or ":" in known:
+        raise ConfigError(f'"{name}" names no environment; expected an id such as Pendulum-v1, or MODULE:ID')
+    if taken := sorted(set(options) & OWN):
+        raise ConfigError(
+            f"{taken[0]} is not an option of an environment here; episodes get their length by horizons, pictures are asked for as needed"
+        )
     mode: dict[str, Any] = {"render_mode": "rgb_array"} if drawn else {}
     try:
         with warnings.catch_warnings():
@@ -252,23 +297,30 @@ def _open(name: str, options: Mapping[str, Any], horizon: int | None, *, drawn: 
             env = gymnasium.make(name, max_episode_steps=horizon, disable_env_checker=True, **mode, **options)
     except error.DependencyNotInstalled as missing:
         raise MissingExtra(f"{name} cannot be made: {_one_line(missing)}") from missing
-    except (error.UnregisteredEnv, error.DeprecatedEnv, ModuleNotFoundError) as unknown:
-        raise ConfigError(f'no environment is called "{name}"; {_hint(name, unknown)}') from unknown
-    except (error.Error, TypeError) as refused:
+    except (error.UnregisteredEnv, error.DeprecatedEnv) as unknown:
+        raise ConfigError(f'no environment is called "{name}"; {_hint(name)}') from unknown
+    except (Exception, SystemExit) as refused:
+        missing = _missing_module(refused)
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f'no environment is called "{name}"; there is no module {missing} that could register it'
+            ) from refused
+        if missing:
+            raise ConfigError(f"{name} cannot be made so: it imports {missing}, which is not installed") from refused
         if drawn and "'render_mode'" in str(refused):
             raise ConfigError(f"{name} cannot draw itself, so nobody can watch it; {NO_PICTURES}") from refused
-        raise ConfigError(f"{name} cannot be made so: {_one_line(refused)}; look at its options") from refused
+        said = _one_line(refused) if isinstance(refused, error.Error | TypeError) else _named(refused)
+        raise ConfigError(f"{name} cannot be made so: {said}; look at its options, and at its module") from refused
     if drawn and "rgb_array" not in (env.metadata.get("render_modes") or ()):
         raise ConfigError(f"{name} cannot draw itself, so nobody can watch it; {NO_PICTURES}")
     return env
 
 
-def _hint(name: str, unknown: Exception) -> str:
+def _hint(name: str) -> str:
+    module, sign, given = name.rpartition(":")
     known = [*_gymnasium(name).registry, *TASKS]
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
-        return f'did you mean "{near[0]}"?'
-    if isinstance(unknown, ModuleNotFoundError):
-        return f"there is no module {unknown.name or name.partition(':')[0]} that could register it"
+    if near := difflib.get_close_matches(given, known, n=1, cutoff=0.6):
+        return f'did you mean "{module}{sign}{near[0]}"?'
     return "expected an id that Gymnasium knows, or MODULE:ID where a module of yours registers it"
 
 
@@ -280,5 +332,16 @@ def _gymnasium(name: str) -> ModuleType:
     return gymnasium
 
 
-def _one_line(error: Exception) -> str:
+def _missing_module(error: BaseException) -> str | None:
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    inner = error.__cause__  # Gymnasium tells it again, without the name
+    return error.name or (inner.name if isinstance(inner, ModuleNotFoundError) else None)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
