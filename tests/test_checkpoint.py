@@ -106,6 +106,19 @@ def test_training_goes_on_bit_for_bit_from_a_saved_optimizer(tmp_path: Path) -> 
     assert equal(again_optimizer.state_dict(), whole_optimizer.state_dict())
 
 
+def test_how_a_tensor_lies_in_memory_is_kept(tmp_path: Path) -> None:
+    """Fused Adam walks through memory: moments that come back in another order would be paired with other weights."""
+    turned = torch.arange(6.0).view(2, 3).T
+    save_tensors(tmp_path / "x", {"turned": turned, "wide": torch.ones(1).expand(4), "part": torch.arange(8.0)[::2]})
+    found = load_tensors(tmp_path / "x")
+    assert found["turned"].stride() == turned.stride() and torch.equal(found["turned"], turned)
+    both = torch.arange(6.0).view(2, 3).T
+    save_tensors(tmp_path / "y", [both, both])
+    first, second = load_tensors(tmp_path / "y")
+    assert first.data_ptr() == second.data_ptr(), "tied weights stay tied"
+    assert found["wide"].tolist() == [1.0] * 4 and found["part"].tolist() == [0.0, 2.0, 4.0, 6.0]
+
+
 def test_tied_and_overlapping_tensors_are_saved(tmp_path: Path) -> None:
     weight = torch.arange(6.0)
     save_tensors(tmp_path / "t", {"a": weight, "b": weight.view(6), "row": weight[2:4], "c": weight.view(2, 3).T})

@@ -214,7 +214,10 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor], seen: dict[Any, 
                 tensors[seen[same][0]] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         except (TypeError, RuntimeError, NotImplementedError) as error:
             raise DataError(f"cannot save {where}: {error}; expected a dense tensor or a numeric array") from error
-        return {kind: seen[same][0]}
+        if tensor.is_contiguous() or kind == "$array":
+            return {kind: seen[same][0]}
+        # How it lies in memory is kept: a fused optimiser walks through memory, and pairs moments with weights by it.
+        return {"$strided": [seen[same][0], list(torch.empty_like(tensor, device="meta").stride())]}
     if isinstance(value, np.generic):
         return _encode(value.item(), where, tensors, seen)
     if isinstance(value, list | tuple):
@@ -241,6 +244,12 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
     match kind:
         case "$tensor":
             return tensors[content]
+        case "$strided":
+            number, stride = content
+            flat = tensors[number]
+            if flat.stride() != tuple(stride):
+                tensors[number] = flat.new_empty_strided(flat.shape, stride).copy_(flat)
+            return tensors[number]
         case "$array":
             return tensors[content].numpy()
         case "$float":
