@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out, checkpoint_of, folder_of, normalised_return, values
 from backflip.run import Run
+from backflip.run_folder import hold
 from backflip.run_record import read_run
 
 SMALL = {
@@ -30,7 +33,7 @@ SMALL = {
 }
 LEARNED = Arm("learned", "control", SMALL | {"comparisons": "6"})
 TRUE = Arm("true", "control", SMALL | {"reward": "true"})
-CONFIG = ArmsConfig(seeds=1, workers=2)
+CONFIG = ArmsConfig(seeds=2, workers=2)
 
 
 def start(folder: Path) -> Run:
@@ -41,7 +44,7 @@ def test_each_arm_is_a_run_that_can_be_read_and_is_not_done_twice(tmp_path: Path
     with start(tmp_path / "run") as run:
         found = carry_out([TRUE, LEARNED], CONFIG, run)
         assert (
-            values(found["learned"], "true_return").shape == (1,) and values(found["true"], "untrained_return")[0] < 0
+            values(found["learned"], "true_return").shape == (2,) and values(found["true"], "untrained_return")[0] < 0
         )
         folder = folder_of(run, "learned", 0)
         record = read_run(folder)
@@ -60,7 +63,7 @@ def test_a_failed_arm_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
     wrong = Arm("wrong", "control", SMALL | {"judged_by": "one_leg"})
     with start(tmp_path / "run") as run:
         with pytest.raises(
-            DataError, match=r"1 of 2 runs failed, the first .*wrong/seed_0: ConfigError: judged_by one_leg on Reacher"
+            DataError, match=r"2 of 4 runs failed, the first .*wrong/seed_0: ConfigError: judged_by one_leg on Reacher"
         ):
             carry_out([wrong, TRUE], CONFIG, run)
         assert read_run(folder_of(run, "true", 0)).status == "done"
@@ -75,6 +78,27 @@ def test_a_killed_arm_is_gone_on_with(tmp_path: Path) -> None:
         assert read_run(folder).status == "killed"
         again = carry_out([TRUE], CONFIG, run)
         assert again["true"][0]["estimates"] == whole["estimates"]
+
+
+def test_a_run_that_outlived_its_sweep_is_waited_for(tmp_path: Path) -> None:
+    """A sweep killed by -9 leaves the runs of its arms going on; resuming it at once must not fail on them."""
+    with start(tmp_path / "run") as run:
+        folder = folder_of(run, "true", 0)
+        carry_out([TRUE], CONFIG, run)
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+        lock = hold(folder)
+
+        def ends() -> None:
+            (folder / "summary.json").write_text(json.dumps(summary))
+            lock.close()
+
+        later = threading.Timer(1.0, ends)
+        later.start()
+        began = time.monotonic()
+        assert carry_out([TRUE], CONFIG, run)["true"][0]["estimates"] == summary["estimates"]
+        assert time.monotonic() - began >= 0.9, "it did not wait"
+        later.join()
 
 
 def test_normalised_returns_are_void_where_the_true_reward_teaches_nothing() -> None:
@@ -94,6 +118,6 @@ def test_the_spread_of_the_true_reward_is_in_the_interval() -> None:
 
 
 def test_bad_settings_are_one_line() -> None:
-    for wrong in ({"seeds": 0}, {"workers": -1}, {"seed": -1}):
+    for wrong in ({"seeds": 1}, {"workers": -1}, {"seed": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             ArmsConfig(**wrong)

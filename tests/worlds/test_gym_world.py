@@ -242,7 +242,7 @@ def test_what_an_environment_does_wrong_is_told_with_environment_step_and_seed(f
 
 def test_an_environment_that_cannot_be_stepped_after_its_end_should_be_held() -> None:
     with pytest.raises(
-        DataError, match="failed to step after its own end after 4 steps .* stepped after its end; ends=hold does not"
+        DataError, match=r"failed to step after its own end after 4 steps .* stepped after its end; ends=hold does not"
     ):
         collected(gym_task("Toy-v0", options={"fault": "fragile"}, ends="go_on"), times=4)
     collected(gym_task("Toy-v0", options={"fault": "fragile"}, ends="hold"), times=4)

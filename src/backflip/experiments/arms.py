@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.measures.stats import mean_interval
-from backflip.run_record import CHECKPOINTS, read_run
+from backflip.run_record import CHECKPOINTS, is_held, read_run
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -43,9 +43,10 @@ class ArmsConfig:
     """Runs at once, each with its share of the processors; 0: one a processor."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or self.workers < 0 or self.seed < 0:
+        if self.seeds < 2 or self.workers < 0 or self.seed < 0:
             raise ConfigError(
-                f"seed {self.seed}, seeds {self.seeds}, workers {self.workers}: expected 0 or more, 1 or more, 0 or more"
+                f"seed {self.seed}, seeds {self.seeds}, workers {self.workers}: expected 0 or more, 2 or more (one says nothing of the "
+                "spread; for a single run take `backflip run control`), 0 or more"
             )
 
 
@@ -86,8 +87,14 @@ def carry_out(arms: Sequence[Arm], config: ArmsConfig, run: Run) -> dict[str, li
         try:
             while waiting or live:
                 free = [share for share in shares if share not in [one.cores for one in live]]
-                while waiting and free:
-                    live.append(_start(*waiting.pop(0), free.pop(0)))
+                # A run of a sweep that was killed may still be going on by itself; it is waited for.
+                ready = [one for one in waiting if not is_held(one[2])]
+                for one in ready[: len(free)]:
+                    waiting.remove(one)
+                    if _done(one[2]):
+                        bar.advance(1, last=f"{one[2].parent.name}/{one[2].name}")
+                    else:
+                        live.append(_start(*one, free.pop(0)))
                 time.sleep(LOOK_EVERY_SECONDS)
                 for one in [one for one in live if one.process.poll() is not None]:
                     live.remove(one)

@@ -90,7 +90,7 @@ class BackflipConfig(ControlLoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.episodes < 2 or not self.playback_speed > 0:
+        if self.episodes < 2 or not 0 < self.playback_speed < float("inf"):
             raise ConfigError(
                 f"episodes is {self.episodes} and playback_speed {self.playback_speed}; expected 2 or more, and above 0"
             )

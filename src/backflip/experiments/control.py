@@ -106,7 +106,7 @@ class ControlConfig(ControlLoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.episodes < 2 or self.pairs < 2 or self.films < 0 or not self.playback_speed > 0:
+        if self.episodes < 2 or self.pairs < 2 or self.films < 0 or not 0 < self.playback_speed < float("inf"):
             raise ConfigError(
                 f"episodes {self.episodes}, pairs {self.pairs}, films {self.films}, playback_speed {self.playback_speed}: expected 2 "
                 "or more, 2 or more, 0 or more, above 0"
@@ -120,6 +120,9 @@ class ControlConfig(ControlLoopConfig):
             )
         if not self.beta >= 0:
             raise ConfigError(f"beta is {self.beta}, expected 0 or more")
+        for name in ("clip_return", "full_score"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of 0 or more")
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
                 "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"

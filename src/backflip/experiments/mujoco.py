@@ -34,6 +34,8 @@ class MujocoConfig(ArmsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_task(self.task)
+        if len(set(self.labels)) < len(self.labels):
+            raise ConfigError(f"labels {self.labels} names a number twice; give each once")
         if not self.labels or min(self.labels) < 1 or self.steps < 0:
             raise ConfigError(
                 f"labels {self.labels}, steps {self.steps}: expected one number or more, each 1 or more, and 0 or more"

@@ -107,6 +107,15 @@ class ControlLoopConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if any(horizon < 1 for horizon in self.horizons):
+            raise ConfigError(f"horizons is {self.horizons}, expected 1 or more each")
+        for name in ("lr", "schedule_steps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if not 0 <= self.target_kl_nats_per_decision < float("inf"):
+            raise ConfigError(
+                f"target_kl_nats_per_decision is {self.target_kl_nats_per_decision}, expected 0 or more; 0 keeps the learning rate"
+            )
         if self.row_steps % self.piece_steps:
             raise ConfigError(f"piece_steps is {self.piece_steps}, expected a divisor of row_steps ({self.row_steps})")
         pieces_a_batch = self.environments * self.row_steps // self.piece_steps
@@ -180,11 +189,11 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
     heard = Heard()
     if (saved := run.load_state()) is not None:
         at = Position(**saved["at"])
+        world.load_state_dict(saved["world"])
         policy.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
         reward.load_state_dict(saved["reward"])
         fit.load_state_dict(saved["fit"])
-        world.load_state_dict(saved["world"])
         pairs = _known(at, run)
 
     # A policy this small waits for a second thread longer than it helps, and the simulations have their own.

@@ -9,6 +9,7 @@ Shapes: B rows, T decisions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -91,6 +92,11 @@ class PPOConfig:
         for name in ("clip", "value_clip", "max_grad_norm", "ratio_tolerance", "gap_tolerance_nats"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected above 0")
+        for name in ("value_coef", "entropy_coef"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.constant_length is not None and self.constant_length < 1:
+            raise ConfigError(f"constant_length is {self.constant_length}, expected 1 or more")
 
     @property
     def recomputes(self) -> bool:

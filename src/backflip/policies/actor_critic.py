@@ -43,6 +43,8 @@ class ActorCriticConfig:
     def __post_init__(self) -> None:
         if self.hidden < 1 or not 0 < self.first_std < MOST_STD:
             raise ConfigError(f"policy.hidden must be 1 or more, and policy.first_std lie between 0 and {MOST_STD:g}")
+        if not 0 <= self.first_gain < math.inf:
+            raise ConfigError(f"policy.first_gain is {self.first_gain}, expected a number of 0 or more")
 
 
 class ActorCritic(nn.Module):

@@ -60,10 +60,19 @@ class ClipFitConfig:
     (Christiano et al. 2017, sec. 2.2.3), both as means over comparisons. 0 is off."""
 
     def __post_init__(self) -> None:
-        if min(self.members, self.steps, self.first_steps, self.batch, self.every) < 1:
-            raise ConfigError("fit.members, fit.steps, fit.first_steps, fit.batch and fit.every must be 1 or more")
-        if not 0 <= self.held_out < 1 or not 0 <= self.noise < 1 or self.l2 < 0 or self.lr <= 0:
-            raise ConfigError("fit.held_out and fit.noise are shares below 1, fit.l2 is 0 or more, fit.lr above 0")
+        if min(self.members, self.hidden, self.steps, self.first_steps, self.batch, self.every) < 1:
+            raise ConfigError(
+                "fit.members, fit.hidden, fit.steps, fit.first_steps, fit.batch and fit.every must be 1 or more"
+            )
+        if (
+            not (0 <= self.held_out < 1 and 0 <= self.noise < 1)
+            or not 0 <= self.l2 < math.inf
+            or not 0 < self.lr < math.inf
+        ):
+            raise ConfigError(
+                f"fit.held_out {self.held_out}, fit.noise {self.noise}, fit.l2 {self.l2}, fit.lr {self.lr}: expected shares below 1, a "
+                "number of 0 or more, one above 0"
+            )
 
 
 class ClipRewards(MemberRewards):
