@@ -105,7 +105,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
     count, steps = task["environments"], task["steps"]
     world = ControlWorld(body, environments=count, steps=steps, seed=seed, horizons=(task["horizon"],))
     policy = ActorCritic(
-        world.features, world.actions, ActorCriticConfig(task["hidden"], first_std=1.0), stream(seed, "policy")
+        world.features, world.actions, ActorCriticConfig(task["hidden"], first_std=0.9), stream(seed, "policy")
     )
     optimizer = torch.optim.Adam(policy.parameters(), lr=task["learning_rate"], eps=1e-5, fused=True)
     config = ppo.PPOConfig(

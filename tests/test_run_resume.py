@@ -257,3 +257,23 @@ def test_a_broken_run_file_is_named(run: Run, name: str) -> None:
     (run.path / name).write_text('{"experiment": "to')
     with pytest.raises(DataError, match=name):
         Run.resume(run.path)
+
+
+def test_settings_that_were_changed_since_are_refused(run: Run) -> None:
+    run.finish("stopped")
+    whole = (run.path / "config.json").read_text()
+    (run.path / "config.json").write_text(whole.replace("3", "4"))
+    with pytest.raises(ConfigError, match=r"config\.json was changed since the run began.*put them back"):
+        Run.resume(run.path)
+    (run.path / "config.json").write_text(whole)
+    with Run.resume(run.path) as again:
+        assert again.config["rounds"] == 3
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for options in ({"folder": tmp_path / "file" / "x"}, {"root": tmp_path / "file"}):
+        with pytest.raises(ConfigError, match=r"cannot make the folder .*file.*; give another one for the run"):
+            Run.create("toy", Config(), **{"root": tmp_path, "seed": 0, **options})
+    with pytest.raises(DataError, match="it is a file"):
+        read_run(tmp_path / "file")

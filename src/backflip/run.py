@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -132,7 +133,11 @@ class Run:
                 "store": public_address(store),
             }
             write_atomic(path / files.COMMAND, to_json(command, "the command"), sync=False)
-            write_atomic(path / files.SEEDS, to_json({"seed": seed}, "the seed"), sync=False)
+            write_atomic(
+                path / files.SEEDS,
+                to_json({"seed": seed, "config_crc32": zlib.crc32(saved.encode())}, "the seed"),
+                sync=False,
+            )
             write_atomic(path / files.CONFIG, saved)
             run = cls(path, lock, store)
             run._write_summary("running")
@@ -172,6 +177,7 @@ class Run:
                     "new run"
                 )
             run = cls(record.path, lock, store)
+            files.check_unchanged(record.path)
             run._take_back(record)
         except BaseException:
             lock.close()

@@ -12,7 +12,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +33,7 @@ _PATIENCE_SECONDS = 1.0
 def new_folder(root: Path, experiment: str) -> Path:
     """Make a folder under `root` named after the moment and the experiment."""
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{plain_name(experiment)}"
-    with saving(root):
+    with _making(root):
         root.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
             path = root.resolve() / (stem if number == 1 else f"{stem}-{number}")
@@ -49,10 +50,20 @@ def given_folder(path: Path) -> Path:
     path = path.resolve()
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; give the name of a new or empty folder for the run")
-    with saving(path):
+    with _making(path):
         path.mkdir(parents=True, exist_ok=True)
     check_empty(path)
     return path
+
+
+@contextmanager
+def _making(path: Path) -> Generator[None]:
+    """Say in one line why a folder cannot be made."""
+    try:
+        with saving(path):
+            yield
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {path} ({error.strerror}); give another one for the run") from error
 
 
 def check_empty(path: Path) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from backflip.errors import DataError
+from backflip.errors import ConfigError, DataError
 
 CONFIG, COMMAND, SEEDS, SUMMARY, LOCK, LOG = (
     "config.json",
@@ -77,9 +78,21 @@ def require_run(path: str | Path) -> Path:
     """Return the run folder that `path` (also a link such as runs/latest) means. Raises DataError where it is none."""
     path = Path(path)
     if not (path / CONFIG).is_file():
-        what = "there is no such folder" if not path.is_dir() else f"it has no {CONFIG}"
+        what = (
+            f"it has no {CONFIG}" if path.is_dir() else "it is a file" if path.exists() else "there is no such folder"
+        )
         raise DataError(f"{path} is no run folder: {what}; give a folder that `backflip run` made, e.g. runs/latest")
     return path.resolve()
+
+
+def check_unchanged(path: Path) -> None:
+    """Raise ConfigError where the settings of a run are not those that it began with."""
+    noted = read_object(path / SEEDS, []).get("config_crc32")
+    if noted is not None and zlib.crc32((path / CONFIG).read_bytes()) != noted:
+        raise ConfigError(
+            f"{path / CONFIG} was changed since the run began, and a run goes on with the settings it began with; put them "
+            "back, or start a new run"
+        )
 
 
 def is_held(path: Path) -> bool:
