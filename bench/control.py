@@ -100,7 +100,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
     from backflip.worlds.control import ControlWorld, pieces
     from backflip.worlds.mujoco_tasks import find_task
 
-    torch.set_num_threads(1)  # as the loop of the product does: the simulations have the threads
+    torch.set_num_threads(1)  # as the loop of the product does: the simulations have the other processors
     body = replace(find_task(task["env"]), turning=None)  # Gymnasium's observation, which the peer sees
     count, steps = task["environments"], task["steps"]
     world = ControlWorld(body, environments=count, steps=steps, seed=seed, horizons=(task["horizon"],))
@@ -156,7 +156,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
         "construct_seconds": construct_seconds,
         "peak_rss_mb": common.peak_rss_mb(),
         "action_std": float(policy.free_std_A.detach().sigmoid().mean()),
-        "config": {"torch_threads": 1, "simulation_threads": threads_of(world), **_json(asdict(config))},
+        "config": {"torch_threads": 1, "processes_simulating": world.crews.processes, **_json(asdict(config))},
         "collection": collections(task, policy, collect) if collect else None,
     }
 
@@ -178,6 +178,7 @@ def collections(task: dict[str, Any], policy: Any, program: Path) -> dict[str, A
     # so long a horizon that no episode begins in between: the loop would not know of it
     world = ControlWorld(body, environments=count, steps=steps, seed=1, horizons=(1000 * steps,))
     rng = np.random.default_rng(1)
+    processes = processes_of(world)
     world.collect(policy, count, rng)
     model, width = simulator(body)[1] / body.xml, world.batch.state().shape[1] - world.batch.scene_ES.shape[1]
     found: dict[str, list[float]] = {"ours": [], "c_loop": []}
@@ -189,7 +190,7 @@ def collections(task: dict[str, Any], policy: Any, program: Path) -> dict[str, A
             rows = world.collect(policy, count, rng)
             seconds += time.perf_counter() - began
             controls.append(world.control_of(rows.action.numpy()))
-        shape = np.array([ROLLOUTS, count, steps, width, body.frame_skip, threads_of(world)], dtype=np.int64)
+        shape = np.array([ROLLOUTS, count, steps, width, body.frame_skip, processes], dtype=np.int64)
         with tempfile.NamedTemporaryFile(suffix=".bin") as file:
             Path(file.name).write_bytes(b"".join(np.asarray(part).tobytes() for part in (shape, states, controls)))
             done = subprocess.run([program, model, file.name], capture_output=True, text=True, check=True)
@@ -200,7 +201,7 @@ def collections(task: dict[str, Any], policy: Any, program: Path) -> dict[str, A
         found["ours"].append(decisions / seconds)
         found["c_loop"].append(decisions / alone)
     share = median(a / b for a, b in zip(found["ours"], found["c_loop"], strict=True))
-    return {"steps_per_second": found, "threads": threads_of(world), "share_of_mj_step": share}
+    return {"steps_per_second": found, "processes": processes, "share_of_mj_step": share}
 
 
 def compiled(folder: Path) -> Path | None:
@@ -222,9 +223,9 @@ def compiled(folder: Path) -> Path | None:
 # -- both sides ------------------------------------------------------------------------------------------------------
 
 
-def threads_of(world: Any) -> int:
-    """Return how many threads step the simulations of the fast path."""
-    return world.batch.threads
+def processes_of(world: Any) -> int:
+    """Return how many processes step the simulations of the fast path, once they have all begun."""
+    return 1 + world.crews.wait_for_helpers()
 
 
 def child(command: list[str], threads: int) -> dict[str, Any]:

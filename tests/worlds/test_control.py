@@ -38,24 +38,26 @@ def world_and_policy(environments: int = 4, steps: int = 50, seed: int = 0) -> t
 
 @pytest.mark.parametrize("name", TASKS)
 def test_equal_to_gymnasium_to_the_bit(name: str) -> None:
-    """Observations, rewards and ends over 1,000 steps of random actions, through contacts, in threads, and after a saved state."""
+    """Observations, rewards and ends over 1,000 steps of random actions, through contacts, crew by crew, and after a saved state."""
     gymnasium: Any = pytest.importorskip("gymnasium")
     task = TASKS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = [gymnasium.make(name).unwrapped for _ in range(3)]
-    ours = MujocoBatch(task, 3, threads=2)
+    ours = MujocoBatch(task, 3)
     for place, one in enumerate(theirs):
         one.reset(seed=place)
         ours.place(place, one.data.qpos.copy(), one.data.qvel.copy())
     assert task.seconds_a_step == theirs[0].dt
-    later = MujocoBatch(task, 3, threads=1)
+    later = MujocoBatch(task, 3)
     rng = np.random.default_rng(0)
     contacts = ends = 0
     for step in range(1000):
         action_EA = rng.uniform(ours.low_A, ours.high_A, (3, len(ours.low_A)))
         before = ours.scene_ES.copy()
-        scene_ES = ours.step(action_EA)
+        for crew in ours.crews:
+            ours.step(action_EA[crew], crew)
+        scene_ES = ours.scene_ES
         seen, over = task.observe(scene_ES), ended(task, scene_ES)
         reward = gymnasium_reward(Step(task, before, scene_ES, action_EA))
         for place, one in enumerate(theirs):
@@ -82,7 +84,7 @@ def test_episodes_begin_as_gymnasium_lets_them(name: str) -> None:
         warnings.simplefilter("ignore")
         one = gymnasium.make(name).unwrapped
     theirs = np.stack([one.reset(seed=seed)[0] for seed in range(400)])
-    batch = MujocoBatch(TASKS[name], 400, threads=1)
+    batch = MujocoBatch(TASKS[name], 400)
     batch.reset(list(range(400)), np.random.default_rng(0))
     ours = TASKS[name].observe(batch.scene_ES)
     spread = np.sqrt((theirs.var(0) + ours.var(0)) / 400) + 1e-12
@@ -214,10 +216,10 @@ def test_an_observation_that_is_no_number_stops_the_world(monkeypatch: pytest.Mo
     world, policy = world_and_policy()
     real = world.batch.step
 
-    def broken(action: Any) -> Any:
-        scene = real(action)
-        scene[2, 3] = np.nan
-        return scene
+    def broken(action: Any, crew: slice) -> Any:
+        real(action, crew)
+        world.batch.scene_ES[2, 3] = np.nan
+        return world.batch.scene_ES[crew]
 
     monkeypatch.setattr(world.batch, "step", broken)
     with pytest.raises(DataError, match=r"environment 2 of Hopper-v5 .* not finite"):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from backflip.data import Episodes, Item, concat
 from backflip.errors import ConfigError, DataError
 from backflip.protocols import Policy
+from backflip.worlds.crews import Crews, concat_rows
 from backflip.worlds.gym_batch import GymBatch
 from backflip.worlds.gym_task import GymTask
 from backflip.worlds.mujoco_batch import MujocoBatch
@@ -41,11 +42,12 @@ class ControlWorld:
         steps: int,
         seed: int = 0,
         horizons: Sequence[int] = (),
-        threads: int | None = None,
+        processes: int | None = None,
     ) -> None:
         """Start `environments` simulations of a task, or of the fast one with that id; a row has `steps` decisions, and rows fill the horizon without a rest.
 
-        `horizons` are given to the environments in turn; none: the task's own. Every one is fixed, so an end says nothing. Raises
+        `horizons` are given to the environments in turn; none: the task's own. Every one is fixed, so an end says nothing. `processes`
+        simulate, this one among them; None: one for every processor. What comes out does not depend on their number. Raises
         ConfigError for an unknown task, or steps that do not divide a horizon.
         """
         self.task: Subject = find_task(task) if isinstance(task, str) else task
@@ -55,7 +57,8 @@ class ControlWorld:
                     f"rows of {steps} steps would cross the end of an episode of {horizon}; expected a divisor of it"
                 )
         self.steps = steps
-        self.batch = _simulate(self.task, environments, threads)
+        self.batch = _simulate(self.task, environments)
+        self.crews = Crews(self.task, self.batch, processes)
         self.discrete = self.batch.discrete
         low_A, high_A = self.batch.low_A, self.batch.high_A
         self.middle_A, self.reach_A = (high_A + low_A) / 2, (high_A - low_A) / 2
@@ -153,19 +156,8 @@ class ControlWorld:
     def _rows(self, policy: Policy, rng: np.random.Generator) -> Episodes:
         count, steps = self.batch.count, self.steps
         self._begin()
-        obs = np.empty((count, steps + 1, self.features), dtype=np.float32)
-        scene = np.empty((count, steps + 1, self.batch.scene_ES.shape[1]))
-        action = np.empty((count, steps, self.actions), dtype=np.float32)
-        logp_BT, value_BT = np.empty((2, count, steps), dtype=np.float32)
-        scene[:, 0] = self.batch.scene_ES
-        obs[:, 0] = self.task.features(self.batch.scene_ES)
-        for step in range(steps):
-            act = policy.act(torch.from_numpy(obs[:, step : step + 1]), rng)
-            action[:, step], logp_BT[:, step] = act.action[:, 0].numpy(), act.logp_BT[:, 0].numpy()
-            if act.value_BT is not None:
-                value_BT[:, step] = act.value_BT[:, 0].numpy()
-            scene[:, step + 1] = self.batch.step(self.control_of(action[:, step]))
-            obs[:, step + 1] = self.task.features(self.batch.scene_ES)
+        found = concat_rows(self.crews.rows(policy, steps, rng))
+        obs = found.obs
         if not np.isfinite(obs).all():
             row = int((~np.isfinite(obs)).any((1, 2)).argmax())
             raise DataError(
@@ -176,13 +168,13 @@ class ControlWorld:
         last = policy.act(torch.from_numpy(obs[:, -1:]), np.random.default_rng(0)).value_BT
         return Episodes(
             obs=torch.from_numpy(obs),
-            action=torch.from_numpy(action),
+            action=torch.from_numpy(found.action),
             mask_BT=torch.ones(count, steps, dtype=torch.bool),
-            logp_BT=torch.from_numpy(logp_BT),
+            logp_BT=torch.from_numpy(found.logp),
             bootstrap_B=torch.zeros(count) if last is None else last[:, 0].clone(),
             group_B=torch.arange(self.rows - count, self.rows),
-            value_BT=None if last is None else torch.from_numpy(value_BT),
-            scene=torch.from_numpy(scene),
+            value_BT=None if last is None else torch.from_numpy(found.value),
+            scene=torch.from_numpy(found.scene),
         )
 
     def control_of(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -205,9 +197,9 @@ class ControlWorld:
         return unpack(item.payload["action"]).astype(np.float32), unpack(item.payload["scene"])
 
 
-def _simulate(task: Subject, count: int, threads: int | None) -> Simulations:
+def _simulate(task: Subject, count: int) -> Simulations:
     if isinstance(task, Task):
-        return MujocoBatch(task, count, threads)
+        return MujocoBatch(task, count)
     if isinstance(task, GymTask):
         return GymBatch(task, count)
     raise ConfigError(f"a world of {type(task).__name__}; expected a Task of mujoco_tasks, or what gym_task returns")

@@ -3,7 +3,7 @@
 A scene is the flattened observation, the seed of its episode, and how many steps came before: with the actions, which the
 item of a clip carries from the beginning of the episode, everything can be had again. The environment's reward is thrown away here.
 
-Shapes: E environments, S numbers of a scene (observation, seed, steps so far), A numbers of an action,
+Shapes: E environments, C of a crew, S numbers of a scene (observation, seed, steps so far), A numbers of an action,
 L states of a clip, G numbers given to the environment as an action.
 """
 
@@ -20,6 +20,7 @@ from backflip.errors import ConfigError, DataError
 from backflip.worlds.gym_task import GymEpisode, GymTask
 from backflip.worlds.mujoco_tasks import Array
 from backflip.worlds.packed import pack, unpack
+from backflip.worlds.simulated import EVERYBODY
 
 KEPT = 1000
 """Episodes whose actions are remembered, so that their clips can be shown; the latest ones."""
@@ -38,6 +39,7 @@ class GymBatch:
         self.task, self.count = task, count
         self.low_A, self.high_A = task.bounds
         self.discrete = task.discrete
+        self.crews = [slice(0, count)]  # one: nobody knows what of an environment of somebody's can be sent elsewhere
         self.scene_ES: Array = np.zeros((count, task.size + 2))
         self._copies = [GymEpisode(task) for _ in range(count)]
         self._first_seed, self._begun = -1, 0
@@ -55,19 +57,19 @@ class GymBatch:
             self._begin(place, self._first_seed + self._begun)
             self._begun += 1
 
-    def step(self, action_EA: NDArray[np.floating[Any]]) -> Array:
-        """Take one decision in every environment and return the scenes, (E, S): a view that the next step overwrites.
+    def step(self, action_CA: NDArray[np.floating[Any]], crew: slice = EVERYBODY) -> Array:
+        """Take one decision in every environment of a crew and return their scenes, (C, S): a view that the next step overwrites.
 
         Raises:
             DataError: an environment ended where none may, or gave an observation that is not finite; which one is said.
         """
-        for place, copy in enumerate(self._copies):
+        for place, action_A in zip(range(self.count)[crew], action_CA, strict=True):
             try:
-                copy.step(self.task.action(action_EA[place]))
+                self._copies[place].step(self.task.action(action_A))
             except DataError as error:
                 raise DataError(f"environment {place} of {error}") from error
             self._look(place)
-        return self.scene_ES
+        return self.scene_ES[crew]
 
     def state(self) -> Array:
         """Return seeds and actions of the episodes that go on, and their scenes, one row an environment."""
@@ -79,8 +81,8 @@ class GymBatch:
             row[: 2 + len(scene) + len(given)] = [self._first_seed, self._begun, *scene, *given]
         return found
 
-    def restore(self, state: Array) -> None:
-        """Go on where `state` was taken: every unfinished episode happens again.
+    def restore(self, state: Array, crew: slice = EVERYBODY) -> None:
+        """Go on where `state` was taken, all together: every unfinished episode happens again.
 
         Raises:
             DataError: it is of another number of environments or another environment, or an episode went otherwise this time.

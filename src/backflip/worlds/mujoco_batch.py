@@ -1,15 +1,14 @@
-"""Many copies of one simulation, stepped by threads: `mj_step` lets other threads run while it computes.
+"""Many copies of one simulation, in crews that can go on side by side.
 
-Each copy has its own state and nothing is shared but the model, so the result does not depend on the number of
-threads: a test compares it, to the bit, with Gymnasium's environments. Left out: what a step means (`control`).
+Each copy has its own state and nothing is shared but the model: a test compares it, to the bit, with Gymnasium's environments.
+Left out: what a step means (`control`), and who takes it (`crews`).
 
-Shapes: E environments, S numbers of a scene, A of an action.
+Shapes: E environments, C of a crew, S numbers of a scene, A of an action.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,10 @@ from numpy.typing import NDArray
 
 from backflip.errors import ConfigError, DataError
 from backflip.worlds.mujoco_tasks import Array, Task, read_body, simulator
+from backflip.worlds.simulated import EVERYBODY
+
+CREW = 8
+"""Environments of a crew at most; there are at least two crews, and an even number."""
 
 
 class MujocoBatch:
@@ -24,8 +27,8 @@ class MujocoBatch:
 
     discrete = False
 
-    def __init__(self, task: Task, count: int, threads: int | None = None) -> None:
-        """Make `count` simulations, stepped by `threads` threads (None: as many as there are processors)."""
+    def __init__(self, task: Task, count: int) -> None:
+        """Make `count` simulations."""
         if count < 1:
             raise ConfigError(f"a batch of {count} simulations; expected 1 or more")
         mujoco, _ = simulator(task)
@@ -41,11 +44,9 @@ class MujocoBatch:
         extra = 0 if task.extra is None else len(task.extra(self.data[0]))
         self.scene_ES: Array = np.zeros((count, task.nq + task.nv + extra))
         """What the last step or reset left."""
-        self.threads = min(count, threads or _processors())
-        parts = np.array_split(np.arange(count), self.threads)
-        self._parts = [part.tolist() for part in parts]
+        crews = np.array_split(np.arange(count), min(count, 2 * math.ceil(count / (2 * CREW))))
+        self.crews = [slice(int(crew[0]), int(crew[-1]) + 1) for crew in crews]
         self._views = [(one, one.ctrl, one.qpos, one.qvel) for one in self.data]
-        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def reset(self, which: list[int], rng: np.random.Generator) -> None:
         """Begin new episodes in the environments `which`."""
@@ -61,26 +62,17 @@ class MujocoBatch:
         self._forward(self.model, data)
         self._look(place)
 
-    def step(self, action_EA: NDArray[np.floating[Any]]) -> Array:
-        """Take one decision in every environment and return the scenes, (E, S): a view that the next step overwrites."""
-        if self._pool is None:
-            self._advance(self._parts[0], action_EA)
-            return self.scene_ES
-        waiting = [self._pool.submit(self._advance, part, action_EA) for part in self._parts[1:]]
-        self._advance(self._parts[0], action_EA)
-        for one in waiting:
-            one.result()
-        return self.scene_ES
-
-    def _advance(self, part: list[int], action_EA: NDArray[np.floating[Any]]) -> None:
+    def step(self, action_CA: NDArray[np.floating[Any]], crew: slice = EVERYBODY) -> Array:
+        """Take one decision in every environment of a crew and return their scenes, (C, S): a view that the next step overwrites."""
         model, skip, step = self.model, self.task.frame_skip, self._step
-        for place in part:
+        for place, action_A in zip(range(self.count)[crew], action_CA, strict=True):
             data, ctrl, _, _ = self._views[place]
-            ctrl[:] = action_EA[place]
+            ctrl[:] = action_A
             step(model, data, skip)
             if self._forces is not None:
                 self._forces(model, data)
             self._look(place)
+        return self.scene_ES[crew]
 
     def _look(self, place: int) -> None:
         data, _, qpos, qvel = self._views[place]
@@ -96,21 +88,22 @@ class MujocoBatch:
             self._get(self.model, one, row, self._kind)
         return np.concatenate([found, self.scene_ES], axis=1)
 
-    def restore(self, state: Array) -> None:
-        """Go on where `state` was taken.
+    def restore(self, state: Array, crew: slice = EVERYBODY) -> None:
+        """Let a crew go on where its rows of `state` were taken.
 
         Raises:
             DataError: it is of another number of simulations, or of another task.
         """
-        if state.shape != (self.count, self._size + self.scene_ES.shape[1]):
+        data = self.data[crew]
+        if state.shape != (len(data), self._size + self.scene_ES.shape[1]):
             raise DataError(
-                f"the saved simulations are {state.shape}, this world has {(self.count, self._size + self.scene_ES.shape[1])}; "
+                f"the saved simulations are {state.shape}, this world has {(len(data), self._size + self.scene_ES.shape[1])}; "
                 "resume with the task and the number of environments of the run"
             )
-        for one, row in zip(self.data, state, strict=True):
+        for one, row in zip(data, state, strict=True):
             self._set(self.model, one, np.ascontiguousarray(row[: self._size]), self._kind)
             self._forward_keeping(one, row[: self._size])
-        self.scene_ES[:] = state[:, self._size :]
+        self.scene_ES[crew] = state[:, self._size :]
 
     def origin(self, scene: Array) -> dict[str, Any]:
         """Return nothing: a scene is all that a clip is drawn and judged from."""
@@ -123,8 +116,3 @@ class MujocoBatch:
         """Compute what follows from the state, then set the state again: the solver's warm start is part of it."""
         self._forward(self.model, data)
         self._set(self.model, data, np.ascontiguousarray(row), self._kind)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

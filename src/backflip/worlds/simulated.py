@@ -2,7 +2,7 @@
 
 Two pairs have it: `Task` and `MujocoBatch` (the fast path), `GymTask` and `GymBatch` (any Gymnasium environment).
 
-Shapes: E environments, S numbers of a scene, A numbers of an action, L states of a clip.
+Shapes: E environments, C of a crew, S numbers of a scene, A numbers of an action, L states of a clip.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backflip.worlds.mujoco_tasks import Array
+
+EVERYBODY = slice(None)
 
 
 class Subject(Protocol):
@@ -49,21 +51,23 @@ class Simulations(Protocol):
     """Whether an action is a choice: one number for each that is possible, 1 at the one taken and 0 elsewhere."""
     scene_ES: Array
     """What the last step or reset left."""
+    crews: list[slice]
+    """Environments that act together; crews need not wait for each other. Depends on their number alone."""
 
     def reset(self, which: list[int], rng: np.random.Generator) -> None:
         """Begin new episodes in the environments `which`."""
         ...
 
-    def step(self, action_EA: NDArray[np.floating[Any]]) -> Array:
-        """Take one decision in every environment and return the scenes, (E, S)."""
+    def step(self, action_CA: NDArray[np.floating[Any]], crew: slice = EVERYBODY) -> Array:
+        """Take one decision in every environment of a crew and return their scenes, (C, S): a view that the next step overwrites."""
         ...
 
     def state(self) -> Array:
         """Return all that the future depends on."""
         ...
 
-    def restore(self, state: Array) -> None:
-        """Go on where `state` was taken."""
+    def restore(self, state: Array, crew: slice = EVERYBODY) -> None:
+        """Let a crew go on where its rows of `state` were taken."""
         ...
 
     def origin(self, scene: Array) -> dict[str, Any]:

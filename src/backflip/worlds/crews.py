@@ -1,0 +1,266 @@
+"""Crews of simulations that act for a whole row of decisions: in this process, and in helping processes beside it.
+
+Threads do not help here: `mj_step` lets go of the interpreter's lock, but taking it back for every decision of every environment costs as
+much as the step. A helper keeps nothing. It is sent states, policy and a stream of draws, and sends rows and states back, so what comes
+out does not depend on who did it, and one that dies is not missed. It takes seconds to start, and nobody waits for it.
+
+Shapes: C environments of a crew, T steps, F features, A numbers of an action, S numbers of a scene.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backflip.protocols import Policy
+from backflip.worlds.mujoco_tasks import Task
+from backflip.worlds.simulated import EVERYBODY, Simulations, Subject
+
+PATIENCE = 2
+"""Rows that a world collects before it starts helpers: short work is done before they could begin."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a crew saw and did."""
+
+    obs: NDArray[np.float32]
+    """(C, T + 1, F)."""
+    scene: NDArray[np.float64]
+    """(C, T + 1, S)."""
+    action: NDArray[np.float32]
+    """(C, T, A)."""
+    logp: NDArray[np.float32]
+    """(C, T)."""
+    value: NDArray[np.float32]
+    """(C, T); 0 from a policy without values."""
+
+
+def follow(
+    subject: Subject, batch: Simulations, policy: Policy, steps: int, rng: np.random.Generator, crew: slice = EVERYBODY
+) -> Rows:
+    """Let a crew of `batch` take `steps` decisions of `policy`.
+
+    Raises:
+        DataError: as the simulations do.
+    """
+    low_A, high_A = batch.low_A, batch.high_A
+    middle_A, reach_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+    seen_CS = batch.scene_ES[crew]
+    features_CF = subject.features(seen_CS)
+    count = len(seen_CS)
+    obs = np.empty((count, steps + 1, features_CF.shape[1]), dtype=np.float32)
+    scene = np.empty((count, steps + 1, seen_CS.shape[1]))
+    action = np.empty((count, steps, len(low_A)), dtype=np.float32)
+    logp, value = np.zeros((2, count, steps), dtype=np.float32)
+    obs[:, 0], scene[:, 0] = features_CF, seen_CS
+    for step in range(steps):
+        act = policy.act(torch.from_numpy(obs[:, step : step + 1]), rng)
+        action[:, step] = action_CA = act.action[:, 0].numpy()
+        logp[:, step] = act.logp_BT[:, 0].numpy()
+        if act.value_BT is not None:
+            value[:, step] = act.value_BT[:, 0].numpy()
+        scene[:, step + 1] = seen_CS = batch.step(middle_A + reach_A * action_CA.clip(-1, 1), crew)
+        obs[:, step + 1] = subject.features(seen_CS)
+    return Rows(obs, scene, action, logp, value)
+
+
+class Crews:
+    """The crews of one batch, and the helpers that take some of them."""
+
+    def __init__(self, subject: Subject, batch: Simulations, processes: int | None) -> None:
+        """Use up to `processes` processes, this one among them; None: one for every processor that this one may use."""
+        self.subject, self.batch = subject, batch
+        self.processes = min(len(batch.crews), processes or processors()) if isinstance(subject, Task) else 1
+        self._helpers: list[Helper] = []
+        self._waited = 0
+
+    def rows(self, policy: Policy, steps: int, rng: np.random.Generator) -> list[Rows]:
+        """Return the rows of every crew, in order; each crew draws for itself. Raises as `follow` does."""
+        crews = self.batch.crews
+        draws = rng.spawn(len(crews))
+        helpers = self._ready()
+        share = len(helpers) + 1
+        found: list[Rows | None] = [None] * len(crews)
+        state = self.batch.state() if helpers else None
+        asked: list[tuple[Helper, list[int]]] = []
+        for number, helper in enumerate(helpers, 1):
+            places = list(range(number, len(crews), share))
+            assert state is not None
+            if helper.ask([(state[crews[k]], draws[k]) for k in places], policy, steps):
+                asked.append((helper, places))
+        given = {place for _, places in asked for place in places}
+        try:
+            for place in range(len(crews)):
+                if place not in given:
+                    found[place] = follow(self.subject, self.batch, policy, steps, draws[place], crews[place])
+        finally:  # what was asked for is taken, or the next answer would be to this question
+            answers = [(places, helper.answer()) for helper, places in asked]
+        for places, answer in answers:
+            for place, done in zip(places, answer or [None] * len(places), strict=True):
+                if (
+                    done is None
+                ):  # the helper died, or the policy failed there: then it fails here, where it can be seen
+                    found[place] = follow(self.subject, self.batch, policy, steps, draws[place], crews[place])
+                else:
+                    found[place] = done[0]
+                    self.batch.restore(done[1], crews[place])
+        return [one for one in found if one is not None]
+
+    def wait_for_helpers(self) -> int:
+        """Start the helpers if they were not, wait until they are ready, and return how many there are; measurements begin so."""
+        self._begin()
+        while any(one.starting for one in self._helpers):
+            time.sleep(0.01)
+        return len([one for one in self._helpers if one.ready()])
+
+    def _ready(self) -> list[Helper]:
+        self._waited += 1
+        if self._waited > PATIENCE:
+            self._begin()
+        return [one for one in self._helpers if one.ready()]
+
+    def _begin(self) -> None:
+        if not self._helpers:
+            self._helpers = [Helper(self.subject) for _ in range(self.processes - 1)]
+
+
+class Helper:
+    """A process that simulates."""
+
+    def __init__(self, subject: Subject) -> None:
+        """Start it; it says when it is ready."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "backflip.worlds.crews"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._alive = self._started = False
+        self._alive = self._send(subject)
+        weakref.finalize(self, _end, self._process)
+
+    def ready(self) -> bool:
+        """Return whether it may be asked."""
+        if self._alive and not self._started and select.select([self._from], [], [], 0)[0]:
+            self._started = self._receive() == "ready"
+        return self._alive and self._started
+
+    @property
+    def starting(self) -> bool:
+        """Whether it may yet become ready."""
+        return not self.ready() and self._alive
+
+    def ask(self, states: list[tuple[NDArray[np.float64], np.random.Generator]], policy: Policy, steps: int) -> bool:
+        """Let it begin; return False where it cannot be asked, or the policy cannot be sent."""
+        return self._send((states, policy, steps))
+
+    def answer(self) -> list[tuple[Rows, NDArray[np.float64]]] | None:
+        """Return rows and states; None where it died or failed."""
+        return self._receive()
+
+    def _send(self, what: Any) -> bool:
+        try:
+            sent = pickle.dumps(pickle.dumps(what, protocol=pickle.HIGHEST_PROTOCOL))
+        except (pickle.PicklingError, AttributeError, TypeError):  # a policy of somebody's, made of what cannot be sent
+            return False
+        try:
+            self._to.write(sent)
+            self._to.flush()
+        except OSError:
+            self._alive = False
+            return False
+        return True
+
+    def _receive(self) -> Any:
+        try:
+            return pickle.load(self._from)  # noqa: S301 a process that we started says it
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._alive = False
+            return None
+
+
+def processors() -> int:
+    """Return how many processors this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a helper see that nobody will ask again."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
+
+
+def serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Be a helper: until the other end is closed, take states and send rows."""
+    from backflip.worlds.mujoco_batch import MujocoBatch
+
+    task = pickle.loads(pickle.load(source))  # noqa: S301 the process that started this one says it
+    batches: dict[int, MujocoBatch] = {}
+    answer: Any = "ready"
+    while True:
+        pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
+        sink.flush()
+        try:
+            asked = pickle.load(source)  # noqa: S301 as above
+        except EOFError:
+            return
+        try:
+            states, policy, steps = pickle.loads(asked)  # noqa: S301 as above; whole first, so that the next can be read
+            answer = [_one(task, batches, state, policy, steps, draws) for state, draws in states]
+        except Exception:
+            answer = None
+
+
+def _one(
+    task: Task,
+    batches: dict[int, Any],
+    state: NDArray[np.float64],
+    policy: Policy,
+    steps: int,
+    draws: np.random.Generator,
+) -> tuple[Rows, NDArray[np.float64]]:
+    from backflip.worlds.mujoco_batch import MujocoBatch
+
+    batch = batches.setdefault(len(state), MujocoBatch(task, len(state)))
+    batch.restore(state)
+    return follow(task, batch, policy, steps, draws), batch.state()
+
+
+def concat_rows(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of all crews as one."""
+    names = Rows.__dataclass_fields__
+    return Rows(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+if __name__ == "__main__":
+    # Whoever asked deals with Ctrl-C; and what some library prints must not get between the answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    torch.set_num_threads(1)
+    from backflip.worlds import crews  # what is sent must be of that module, and this one is called __main__
+
+    crews.serve(sys.stdin.buffer, answers)

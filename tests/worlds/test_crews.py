@@ -1,0 +1,128 @@
+"""Crews of simulations: what comes out is the same whoever simulated it, and a helper that dies is not missed."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mujoco")
+from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
+from backflip.worlds.control import ControlWorld
+from backflip.worlds.crews import PATIENCE
+
+
+def world_of(name: str, processes: int, environments: int = 6) -> ControlWorld:
+    return ControlWorld(name, environments=environments, steps=25, seed=1, horizons=(50,), processes=processes)
+
+
+def policy_of(world: ControlWorld) -> ActorCritic:
+    return ActorCritic(world.features, world.actions, ActorCriticConfig(hidden=16), np.random.default_rng(0))
+
+
+def same(ours: ControlWorld, theirs: ControlWorld, policy: Any, seed: int) -> None:
+    count = ours.batch.count
+    a, b = (world.collect(policy, count, np.random.default_rng(seed)) for world in (ours, theirs))
+    for name in ("obs", "action", "logp_BT", "value_BT", "scene", "bootstrap_B"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert ours.state_dict() == theirs.state_dict()
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "Ant-v5"])
+def test_rows_do_not_depend_on_who_simulated_them(name: str) -> None:
+    alone, helped = world_of(name, 1), world_of(name, 3)
+    assert len(alone.batch.crews) == 2 and alone.crews.wait_for_helpers() == 0
+    assert helped.crews.wait_for_helpers() == 1, "as many helpers as crews can use, not more"
+    policy = policy_of(alone)
+    for seed in range(5):  # over the ends of episodes too
+        same(helped, alone, policy, seed)
+
+
+def test_many_environments_are_an_even_number_of_crews() -> None:
+    for count, sizes in (
+        (1, [1]),
+        (2, [1, 1]),
+        (5, [3, 2]),
+        (16, [8, 8]),
+        (17, [5, 4, 4, 4]),
+        (40, [7, 7, 7, 7, 6, 6]),
+    ):
+        world = world_of("Reacher-v5", 1, environments=count)
+        assert [crew.stop - crew.start for crew in world.batch.crews] == sizes
+        assert [world.batch.crews[0].start, world.batch.crews[-1].stop] == [0, count]
+
+
+def test_helpers_come_when_the_work_is_long_and_nobody_waits_for_them() -> None:
+    alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)
+    policy = policy_of(alone)
+    seed = 0
+    for seed in range(PATIENCE):
+        same(helped, alone, policy, seed)
+    assert not helped.crews._helpers
+    deadline = time.monotonic() + 60
+    while not any(one.ready() for one in helped.crews._helpers) and time.monotonic() < deadline:
+        seed += 1
+        same(helped, alone, policy, seed)
+    assert [one.ready() for one in helped.crews._helpers] == [True]
+    same(helped, alone, policy, 1000)
+
+
+def test_a_helper_that_was_killed_is_not_missed() -> None:
+    alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)
+    policy = policy_of(alone)
+    helped.crews.wait_for_helpers()
+    same(helped, alone, policy, 0)
+    process = helped.crews._helpers[0]._process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for seed in (1, 2):
+        same(helped, alone, policy, seed)
+    assert not helped.crews._helpers[0].ready()
+
+
+def test_a_policy_that_cannot_be_sent_acts_here() -> None:
+    alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)
+    policy: Any = policy_of(alone)
+    policy.somebodys = lambda: None
+    helped.crews.wait_for_helpers()
+    for seed in (0, 1):
+        same(helped, alone, policy, seed)
+
+
+class Fails(ActorCritic):
+    """Raises wherever it is asked to act but here."""
+
+    def act(self, obs: Any, rng: Any) -> Any:
+        if os.getpid() != self.here:
+            raise ValueError("not here")
+        return super().act(obs, rng)
+
+
+def test_what_fails_in_a_helper_is_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)
+    policy: Any = Fails(alone.features, alone.actions, ActorCriticConfig(hidden=16), np.random.default_rng(0))
+    policy.here = os.getpid()
+    helped.crews.wait_for_helpers()
+    for seed in (0, 1):
+        same(helped, alone, policy, seed)
+    policy.here = -1
+    with pytest.raises(ValueError, match="not here"):
+        helped.collect(policy, 6, np.random.default_rng(0))
+    policy.here = os.getpid()
+    assert helped.collect(policy, 6, np.random.default_rng(0)).mask_BT.all(), "no answer was left behind"
+    assert helped.crews._helpers[0].ready(), "a policy that fails does not cost the helper"
+
+
+def test_helpers_go_when_their_world_goes() -> None:
+    helped = world_of("Hopper-v5", 2)
+    helped.crews.wait_for_helpers()
+    process = helped.crews._helpers[0]._process
+    del helped
+    gc.collect()
+    assert process.wait(timeout=30) is not None
