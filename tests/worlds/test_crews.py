@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ pytest.importorskip("mujoco")
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.worlds.control import ControlWorld
 from backflip.worlds.crews import PATIENCE
+from backflip.worlds.mujoco_tasks import TASKS
 
 
 def world_of(name: str, processes: int, environments: int = 6) -> ControlWorld:
@@ -86,37 +88,48 @@ def test_a_helper_that_was_killed_is_not_missed() -> None:
     assert not helped.crews._helpers[0].ready()
 
 
+class Own(ActorCritic):
+    """A policy of somebody's."""
+
+
 def test_a_policy_that_cannot_be_sent_acts_here() -> None:
     alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)
-    policy: Any = policy_of(alone)
-    policy.somebodys = lambda: None
+    policy = Own(alone.features, alone.actions, ActorCriticConfig(hidden=16), np.random.default_rng(0))
     helped.crews.wait_for_helpers()
     for seed in (0, 1):
         same(helped, alone, policy, seed)
 
 
-class Fails(ActorCritic):
-    """Raises wherever it is asked to act but here."""
-
-    def act(self, obs: Any, rng: Any) -> Any:
-        if os.getpid() != self.here:
-            raise ValueError("not here")
-        return super().act(obs, rng)
-
-
-def test_what_fails_in_a_helper_is_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_in_a_helper_is_done_here_and_does_not_cost_the_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)
-    policy: Any = Fails(alone.features, alone.actions, ActorCriticConfig(hidden=16), np.random.default_rng(0))
-    policy.here = os.getpid()
+    policy = policy_of(alone)
     helped.crews.wait_for_helpers()
-    for seed in (0, 1):
-        same(helped, alone, policy, seed)
-    policy.here = -1
-    with pytest.raises(ValueError, match="not here"):
-        helped.collect(policy, 6, np.random.default_rng(0))
-    policy.here = os.getpid()
-    assert helped.collect(policy, 6, np.random.default_rng(0)).mask_BT.all(), "no answer was left behind"
-    assert helped.crews._helpers[0].ready(), "a policy that fails does not cost the helper"
+    with monkeypatch.context() as patched:
+        patched.setattr(ActorCritic, "shape", lambda self: {"features": 3, "actions": 3, "hidden": 16})
+        same(helped, alone, policy, 0)
+    assert helped.crews._helpers[0].ready()
+    asked: list[bool] = []
+    real = helped.crews._helpers[0].answer
+    monkeypatch.setattr(
+        helped.crews._helpers[0], "answer", lambda count: (got := real(count), asked.append(got is not None))[0]
+    )
+    same(helped, alone, policy, 1)
+    assert asked == [True], "the helper works again"
+
+
+def test_a_task_that_was_made_otherwise_gets_no_helpers() -> None:
+    assert world_of("Hopper-v5", 2).crews.processes == 2
+    for task, processes in (
+        (replace(TASKS["Hopper-v5"], turning=None), 2),
+        (replace(TASKS["Hopper-v5"], frame_skip=2), 1),
+    ):
+        world = ControlWorld(task, environments=6, steps=25, processes=2)
+        assert world.crews.processes == processes
+    alone, helped = (
+        ControlWorld(replace(TASKS["Hopper-v5"], turning=None), environments=6, steps=25, processes=k) for k in (1, 2)
+    )
+    helped.crews.wait_for_helpers()
+    same(helped, alone, policy_of(alone), 0)
 
 
 def test_helpers_go_when_their_world_goes() -> None:

@@ -11,6 +11,7 @@ N decisions of all rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,22 @@ class ActorCritic(nn.Module):
 
     # -- files -------------------------------------------------------------------------------------------------------
 
+    def shape(self) -> dict[str, int]:
+        """Return what `of_shape` makes a policy from, whose tensors are like these."""
+        return {
+            "features": len(self.mean_F),
+            "actions": len(self.actor[-1]),
+            "hidden": self.config.hidden,
+            "discrete": int(isinstance(self.actions, Categorical)),
+        }
+
+    @classmethod
+    def of_shape(cls, shape: Mapping[str, int]) -> ActorCritic:
+        """Return a policy of this shape, whose weights are to be loaded yet."""
+        config = ActorCriticConfig(hidden=shape["hidden"])
+        discrete = bool(shape.get("discrete"))
+        return cls(shape["features"], shape["actions"], config, np.random.default_rng(0), discrete=discrete)
+
     def save(self, path: Path) -> None:
         """Write the weights and their shape as one safetensors file in a folder, atomically."""
         from safetensors.torch import save_file
@@ -164,12 +181,7 @@ class ActorCritic(nn.Module):
         from backflip.checkpoint import atomic_folder
 
         with atomic_folder(path) as folder:
-            card = {
-                "features": str(len(self.mean_F)),
-                "actions": str(len(self.actor[-1])),
-                "hidden": str(self.config.hidden),
-                "discrete": str(int(isinstance(self.actions, Categorical))),
-            }
+            card = {name: str(value) for name, value in self.shape().items()}
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "policy.safetensors", card)
 
     @classmethod
@@ -186,13 +198,7 @@ class ActorCritic(nn.Module):
             with safe_open(file, framework="pt") as opened:
                 card = {name: int(value) for name, value in (opened.metadata() or {}).items()}
                 tensors = {name: opened.get_tensor(name) for name in opened.offset_keys()}
-            policy = cls(
-                card["features"],
-                card["actions"],
-                ActorCriticConfig(hidden=card["hidden"]),
-                np.random.default_rng(0),
-                discrete=bool(card.get("discrete")),
-            )
+            policy = cls.of_shape(card)
             policy.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise DataError(f"cannot read the policy {file} ({error}); expected a file of a control run") from error

@@ -9,24 +9,26 @@ Shapes: C environments of a crew, T steps, F features, A numbers of an action, S
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import select
 import signal
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
+from backflip.policies.actor_critic import ActorCritic
 from backflip.protocols import Policy
-from backflip.worlds.mujoco_tasks import Task
+from backflip.worlds.mujoco_tasks import TASKS, Array, Task
 from backflip.worlds.simulated import EVERYBODY, Simulations, Subject
 
 PATIENCE = 2
@@ -47,6 +49,11 @@ class Rows:
     """(C, T)."""
     value: NDArray[np.float32]
     """(C, T); 0 from a policy without values."""
+
+
+ROWS = tuple(one.name for one in fields(Rows))
+SENT_OF_A_TASK = ("id", "turning", "horizon")
+"""What of a task may differ from the one that its id names; with anything else changed it gets no helpers."""
 
 
 def follow(
@@ -84,7 +91,10 @@ class Crews:
     def __init__(self, subject: Subject, batch: Simulations, processes: int | None) -> None:
         """Use up to `processes` processes, this one among them; None: one for every processor that this one may use."""
         self.subject, self.batch = subject, batch
-        self.processes = min(len(batch.crews), processes or processors()) if isinstance(subject, Task) else 1
+        sent = {name: getattr(subject, name) for name in SENT_OF_A_TASK} if isinstance(subject, Task) else {}
+        told = bool(sent) and subject.id in TASKS and replace(TASKS[subject.id], **sent) == subject
+        self._task = subject if told and isinstance(subject, Task) else None
+        self.processes = min(len(batch.crews), processes or processors()) if self._task else 1
         self._helpers: list[Helper] = []
         self._waited = 0
 
@@ -100,7 +110,7 @@ class Crews:
         for number, helper in enumerate(helpers, 1):
             places = list(range(number, len(crews), share))
             assert state is not None
-            if helper.ask([(state[crews[k]], draws[k]) for k in places], policy, steps):
+            if helper.ask([state[crews[k]] for k in places], [draws[k] for k in places], policy, steps):
                 asked.append((helper, places))
         given = {place for _, places in asked for place in places}
         try:
@@ -108,7 +118,7 @@ class Crews:
                 if place not in given:
                     found[place] = follow(self.subject, self.batch, policy, steps, draws[place], crews[place])
         finally:  # what was asked for is taken, or the next answer would be to this question
-            answers = [(places, helper.answer()) for helper, places in asked]
+            answers = [(places, helper.answer(len(places))) for helper, places in asked]
         for places, answer in answers:
             for place, done in zip(places, answer or [None] * len(places), strict=True):
                 if (
@@ -134,14 +144,14 @@ class Crews:
         return [one for one in self._helpers if one.ready()]
 
     def _begin(self) -> None:
-        if not self._helpers:
-            self._helpers = [Helper(self.subject) for _ in range(self.processes - 1)]
+        if not self._helpers and self._task is not None:
+            self._helpers = [Helper(self._task) for _ in range(self.processes - 1)]
 
 
 class Helper:
     """A process that simulates."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, task: Task) -> None:
         """Start it; it says when it is ready."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "backflip.worlds.crews"],
@@ -156,14 +166,14 @@ class Helper:
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
-        self._alive = self._started = False
-        self._alive = self._send(subject)
+        self._alive, self._started = True, False
+        self._send({name: getattr(task, name) for name in SENT_OF_A_TASK}, {})
         weakref.finalize(self, _end, self._process)
 
     def ready(self) -> bool:
         """Return whether it may be asked."""
         if self._alive and not self._started and select.select([self._from], [], [], 0)[0]:
-            self._started = self._receive() == "ready"
+            self._started = self._receive() is not None
         return self._alive and self._started
 
     @property
@@ -171,31 +181,36 @@ class Helper:
         """Whether it may yet become ready."""
         return not self.ready() and self._alive
 
-    def ask(self, states: list[tuple[NDArray[np.float64], np.random.Generator]], policy: Policy, steps: int) -> bool:
-        """Let it begin; return False where it cannot be asked, or the policy cannot be sent."""
-        return self._send((states, policy, steps))
-
-    def answer(self) -> list[tuple[Rows, NDArray[np.float64]]] | None:
-        """Return rows and states; None where it died or failed."""
-        return self._receive()
-
-    def _send(self, what: Any) -> bool:
-        try:
-            sent = pickle.dumps(pickle.dumps(what, protocol=pickle.HIGHEST_PROTOCOL))
-        except (pickle.PicklingError, AttributeError, TypeError):  # a policy of somebody's, made of what cannot be sent
+    def ask(self, states: Sequence[Array], draws: Sequence[np.random.Generator], policy: Policy, steps: int) -> bool:
+        """Let it begin; return False where it cannot be asked, or the policy is none that can be sent."""
+        if type(policy) is not ActorCritic:
             return False
+        card = {"steps": steps, "policy": policy.shape(), "draws": [one.bit_generator.state for one in draws]}
+        arrays: dict[str, NDArray[Any]] = {f"state {place}": state for place, state in enumerate(states)}
+        arrays |= {f"policy {name}": value.detach().numpy() for name, value in policy.state_dict().items()}
+        return self._send(card, arrays)
+
+    def answer(self, count: int) -> list[tuple[Rows, Array]] | None:
+        """Return the rows and the last states of `count` crews; None where it died or failed."""
+        got = self._receive()
+        if got is None or got[0].get("failed"):
+            return None
+        return [
+            (Rows(**{name: got[1][f"{name} {place}"] for name in ROWS}), got[1][f"state {place}"])
+            for place in range(count)
+        ]
+
+    def _send(self, card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bool:
         try:
-            self._to.write(sent)
-            self._to.flush()
+            _write(self._to, card, arrays)
         except OSError:
             self._alive = False
-            return False
-        return True
+        return self._alive
 
-    def _receive(self) -> Any:
+    def _receive(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
         try:
-            return pickle.load(self._from)  # noqa: S301 a process that we started says it
-        except (EOFError, OSError, pickle.UnpicklingError):
+            return _read(self._from)
+        except (EOFError, OSError):
             self._alive = False
             return None
 
@@ -217,42 +232,58 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Be a helper: until the other end is closed, take states and send rows."""
     from backflip.worlds.mujoco_batch import MujocoBatch
 
-    task = pickle.loads(pickle.load(source))  # noqa: S301 the process that started this one says it
+    card, _ = _read(source)
+    task = replace(TASKS[card["id"]], **card)
     batches: dict[int, MujocoBatch] = {}
-    answer: Any = "ready"
+    policy: ActorCritic | None = None
+    _write(sink, {"ready": True}, {})
     while True:
-        pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
-        sink.flush()
         try:
-            asked = pickle.load(source)  # noqa: S301 as above
+            card, arrays = _read(source)
         except EOFError:
             return
+        answer: dict[str, NDArray[Any]] = {}
         try:
-            states, policy, steps = pickle.loads(asked)  # noqa: S301 as above; whole first, so that the next can be read
-            answer = [_one(task, batches, state, policy, steps, draws) for state, draws in states]
+            if policy is None or policy.shape() != card["policy"]:
+                policy = ActorCritic.of_shape(card["policy"])
+            policy.load_state_dict({name: torch.from_numpy(arrays[f"policy {name}"]) for name in policy.state_dict()})
+            for place, drawn in enumerate(card["draws"]):
+                state, draws = arrays[f"state {place}"], np.random.default_rng()
+                draws.bit_generator.state = drawn
+                if len(state) not in batches:
+                    batches[len(state)] = MujocoBatch(task, len(state))
+                batch = batches[len(state)]
+                batch.restore(state)
+                rows = follow(task, batch, policy, card["steps"], draws)
+                answer |= {f"{name} {place}": getattr(rows, name) for name in ROWS} | {f"state {place}": batch.state()}
         except Exception:
-            answer = None
+            _write(sink, {"failed": True}, {})
+        else:
+            _write(sink, {}, answer)
 
 
-def _one(
-    task: Task,
-    batches: dict[int, Any],
-    state: NDArray[np.float64],
-    policy: Policy,
-    steps: int,
-    draws: np.random.Generator,
-) -> tuple[Rows, NDArray[np.float64]]:
-    from backflip.worlds.mujoco_batch import MujocoBatch
+def _write(pipe: IO[bytes], card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Send one message: how long it is, then numbers and a card, as safetensors."""
+    text = np.frombuffer(json.dumps(card).encode(), dtype=np.uint8)
+    message = save({"card": text, **{name: np.array(value, order="C") for name, value in arrays.items()}})
+    pipe.write(len(message).to_bytes(8, "little") + message)
+    pipe.flush()
 
-    batch = batches.setdefault(len(state), MujocoBatch(task, len(state)))
-    batch.restore(state)
-    return follow(task, batch, policy, steps, draws), batch.state()
+
+def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Take one message. Raises EOFError where the other end was closed, or in the middle of one."""
+    head = pipe.read(8)
+    size = int.from_bytes(head, "little")
+    message = pipe.read(size) if len(head) == 8 else b""
+    if len(head) < 8 or len(message) < size:
+        raise EOFError
+    arrays = load(message)
+    return json.loads(arrays.pop("card").tobytes()), arrays
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:
     """Return the rows of all crews as one."""
-    names = Rows.__dataclass_fields__
-    return Rows(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    return Rows(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in ROWS})
 
 
 if __name__ == "__main__":
