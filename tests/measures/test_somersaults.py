@@ -104,7 +104,7 @@ def test_low_turns_need_the_foot_on_the_ground_soon() -> None:
 
 def test_the_foot_is_where_mujoco_has_it() -> None:
     mujoco: Any = pytest.importorskip("mujoco")
-    batch = MujocoBatch(find_task("Hopper-v5"), 1, threads=1)
+    batch = MujocoBatch(find_task("Hopper-v5"), 1)
     model, data = batch.model, batch.data[0]
     foot = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, "foot_geom")
     rng = np.random.default_rng(0)

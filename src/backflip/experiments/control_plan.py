@@ -31,6 +31,8 @@ from backflip.run_facts import peak_rss_mb
 from backflip.worlds.control import cut, pieces
 
 FIT_STEPS = 5
+HELPER_MIB = 260
+"""Of a process that simulates beside the run's own, measured on Hopper-v5: most of it is torch."""
 COPIES = 3
 """Times that the clips of all questions are in memory at the peak: loaded, selected, and as the questions that hold them."""
 SECONDS_A_CLIP_PAIR = 4.0
@@ -59,6 +61,7 @@ def control_plan(parts: ControlParts, config: ControlLoopConfig, *, measured_ste
     rng = np.random.default_rng(config.seed)
     learned = parts.given is None
     with threads(1):
+        helping = parts.world.crews.wait_for_helpers()
         rows = parts.world.collect(parts.policy, config.environments, rng)
         act = _seconds(lambda: parts.world.collect(parts.policy, config.environments, rng))
         optimizer = torch.optim.Adam(parts.policy.parameters(), lr=0.0, fused=True)
@@ -85,8 +88,13 @@ def control_plan(parts: ControlParts, config: ControlLoopConfig, *, measured_ste
         kept = 2 * config.comparisons * one * COPIES / MIB
     seconds["unseen episodes"] = measured_steps * act / (config.environments * config.row_steps)
     asked = config.comparisons if learned else 0
+    others = {"helping processes": helping * HELPER_MIB} if helping else {}
     return Plan(
-        memory_mib={"this process, with one row and one update done": peak_rss_mb(), "clips of all questions": kept},
+        memory_mib={
+            "this process, with one row and one update done": peak_rss_mb(),
+            **others,
+            "clips of all questions": kept,
+        },
         seconds=seconds,
         comparisons=asked,
         judge_seconds=asked * SECONDS_A_CLIP_PAIR if by_a_person else 0.0,
