@@ -91,6 +91,23 @@ def test_a_helper_that_was_killed_is_not_missed() -> None:
 class Own(ActorCritic):
     """A policy of somebody's."""
 
+    def acting(self, rows: int, steps: int, rng: np.random.Generator) -> None:
+        """Act decision by decision."""
+
+
+def test_acting_for_a_whole_row_is_acting_decision_by_decision() -> None:
+    fast, slow = world_of("Hopper-v5", 1), world_of("Hopper-v5", 1)
+    policy = policy_of(fast)
+    own = Own(fast.features, fast.actions, ActorCriticConfig(hidden=16), np.random.default_rng(0))
+    for seed in range(3):
+        a, b = (w.collect(p, 6, np.random.default_rng(seed)) for w, p in ((fast, policy), (slow, own)))
+        for name in ("obs", "action", "logp_BT", "scene"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+        assert a.value_BT is not None and b.value_BT is not None and a.value_BT.abs().max() > 0
+        assert torch.allclose(a.value_BT, b.value_BT, atol=1e-6)
+        for one in (policy, own):
+            one.learn_scale(a)
+
 
 def test_a_policy_that_cannot_be_sent_acts_here() -> None:
     alone, helped = world_of("Hopper-v5", 1), world_of("Hopper-v5", 2)

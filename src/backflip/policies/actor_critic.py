@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from backflip.data import Act, Episodes, Evaluation
 from backflip.errors import ConfigError, DataError
-from backflip.policies.distributions import MOST_STD, Categorical, Gaussian
+from backflip.policies.distributions import MOST_STD, Categorical, Gaussian, log_normal
 
 SEEN_AT_MOST = 10.0
 """Normalised features beyond this are cut: a body that flies off must not blow up the networks."""
@@ -99,6 +99,14 @@ class ActorCritic(nn.Module):
             ended_B=torch.zeros(rows, dtype=torch.bool),
             value_BT=torch.from_numpy(value_B[:, None]),
         )
+
+    def acting(self, rows: int, steps: int, rng: np.random.Generator) -> Acting | None:
+        """Prepare to act in `rows` rows for `steps` decisions: what `act` does, to the same bits, in half the time. None if it chooses."""
+        return Acting(self, rows, steps, rng) if isinstance(self.actions, Gaussian) else None
+
+    def values(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the values of observations (B, T, F) at once, (B, T)."""
+        return _numpy_pass(self.weights[1], self._look(obs.reshape(-1, obs.shape[2]))).reshape(obs.shape[:2])
 
     def evaluate(self, episodes: Episodes) -> Evaluation:
         """Return log-probability, entropy and value of every decision."""
@@ -217,6 +225,37 @@ def _layers(sizes: list[int], last_gain: float, rng: np.random.Generator) -> lis
         weight = np.ascontiguousarray(weight)
         found += [nn.Parameter(torch.tensor(weight, dtype=torch.float32)), nn.Parameter(torch.zeros(outside))]
     return found
+
+
+class Acting:
+    """A policy as it is now, for the decisions of a few rows: its weights as numpy has them, and all its noise drawn."""
+
+    def __init__(self, policy: ActorCritic, rows: int, steps: int, rng: np.random.Generator) -> None:
+        """Draw what `steps` calls of `act` would draw."""
+        assert isinstance(policy.actions, Gaussian)
+        self._weights = [one.detach().numpy() for one in policy.weights[0]]
+        self._mean_F, self._scale_F = policy.mean_F.numpy(), policy.scale_F.numpy()
+        self._log_std_A = policy.actions.log_std_now_A()
+        self._std_A = np.exp(self._log_std_A)
+        self._noise_TBA = rng.standard_normal((steps, rows, len(self._std_A)), dtype=np.float32)
+
+    def __call__(self, step: int, obs_BF: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actions of decision number `step`, (B, A)."""
+        x = obs_BF - self._mean_F
+        x *= self._scale_F
+        np.maximum(x, -SEEN_AT_MOST, out=x)
+        np.minimum(x, SEEN_AT_MOST, out=x)
+        weights = self._weights
+        for place in range(0, len(weights), 2):
+            x = x @ weights[place]
+            x += weights[place + 1]
+            if place + 2 < len(weights):
+                np.tanh(x, out=x)
+        return x + self._std_A * self._noise_TBA[step]
+
+    def logp_BT(self) -> NDArray[np.float32]:
+        """Return the log-probabilities of all these actions."""
+        return log_normal(self._noise_TBA, self._log_std_A).T
 
 
 class Tanh(torch.autograd.Function):

@@ -44,10 +44,13 @@ class Gaussian:
 
     def draw(self, mean_BA: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Return actions, (B, A), and their log-probabilities, (B,)."""
-        log_std_A = math.log(MOST_STD) - np.logaddexp(np.float32(0), -self.free_A.detach().numpy())
+        log_std_A = self.log_std_now_A()
         noise_BA = rng.standard_normal(mean_BA.shape, dtype=np.float32)
-        action_BA = mean_BA + np.exp(log_std_A) * noise_BA
-        return action_BA, -(0.5 * noise_BA * noise_BA + log_std_A + HALF_LOG_2PI).sum(1)
+        return mean_BA + np.exp(log_std_A) * noise_BA, log_normal(noise_BA, log_std_A)
+
+    def log_std_now_A(self) -> Floats:
+        """Return the logs of the deviations, without gradients."""
+        return math.log(MOST_STD) - np.logaddexp(np.float32(0), -self.free_A.detach().numpy())
 
     def logp_BT(self, mean_BTA: Tensor, action_BTA: Tensor) -> Tensor:
         """Return the log-probability of actions, nats."""
@@ -64,6 +67,11 @@ class Gaussian:
         gap_A = self.log_std_A - other.log_std_A
         apart_BTA = ((ours_BTA - theirs_BTA) * torch.exp(-other.log_std_A)) ** 2
         return (0.5 * (torch.exp(2 * gap_A) + apart_BTA - 1) - gap_A).sum(-1)
+
+
+def log_normal(noise: Floats, log_std_A: Floats) -> Floats:
+    """Return the log-probability, nats, of mean + deviation * noise, the last axis being the numbers of an action."""
+    return -(0.5 * noise * noise + log_std_A + HALF_LOG_2PI).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,20 @@ def follow(
     action = np.empty((count, steps, len(low_A)), dtype=np.float32)
     logp, value = np.zeros((2, count, steps), dtype=np.float32)
     obs[:, 0], scene[:, 0] = features_CF, seen_CS
+    acting = policy.acting(count, steps, rng) if isinstance(policy, ActorCritic) else None
     for step in range(steps):
-        act = policy.act(torch.from_numpy(obs[:, step : step + 1]), rng)
-        action[:, step] = action_CA = act.action[:, 0].numpy()
-        logp[:, step] = act.logp_BT[:, 0].numpy()
-        if act.value_BT is not None:
-            value[:, step] = act.value_BT[:, 0].numpy()
+        if acting is not None:
+            action[:, step] = action_CA = acting(step, obs[:, step])
+        else:
+            act = policy.act(torch.from_numpy(obs[:, step : step + 1]), rng)
+            action[:, step] = action_CA = act.action[:, 0].numpy()
+            logp[:, step] = act.logp_BT[:, 0].numpy()
+            if act.value_BT is not None:
+                value[:, step] = act.value_BT[:, 0].numpy()
         scene[:, step + 1] = seen_CS = batch.step(middle_A + reach_A * action_CA.clip(-1, 1), crew)
         obs[:, step + 1] = subject.features(seen_CS)
+    if acting is not None and isinstance(policy, ActorCritic):
+        logp[:], value[:] = acting.logp_BT(), policy.values(obs[:, :-1])
     return Rows(obs, scene, action, logp, value)
 
 
