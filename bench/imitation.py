@@ -83,7 +83,7 @@ TASKS: dict[str, dict[str, Any]] = {
                 "--ppo.minibatches",
                 "16",
             ),
-            *("--fit.every", "2", "--fit.noise", "0.1"),
+            *("--fit.every", "2", "--fit.steps", "100", "--fit.noise", "0.1"),
         ],
         "peer": {
             # its named configuration seals_half_cheetah; 50 iterations there, 47 here so that the steps come out equal

@@ -65,7 +65,7 @@ class ControlConfig(ControlLoopConfig):
     """Length of a clip; a step lasts 1 / render_fps of the environment, or 1/30 s where it says none."""
     first_share: float = 0.15
     """Share of the questions that are asked before the policy learns."""
-    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(steps=100, lr=3e-3, noise=0.0))
+    fit: ClipFitConfig = field(default_factory=lambda: ClipFitConfig(steps=60, every=5, lr=3e-3, noise=0.0))
     """The fit of the reward. The teacher of the defaults never errs; for people, or one that does, fit.noise 0.1 is the usual choice."""
     lr: float = 1e-3
     """Adam's learning rate."""

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 TRUE = "true_reward"
 """The arm in which nobody is asked."""
 RUNNING = {"gamma": "0.99", "environments": "16", "row_steps": "250", "piece_steps": "50", "horizons": "1000"}
-SHORT = {"gamma": "0.99", "environments": "40", "row_steps": "50", "piece_steps": "25", "horizons": "50"}
+SHORT = {
+    "gamma": "0.99",
+    "fit.every": "1",
+    "environments": "40",
+    "row_steps": "50",
+    "piece_steps": "25",
+    "horizons": "50",
+}
 ALIKE = {
     "ask_at_once": "20",
     "first_share": "0.25",
