@@ -272,8 +272,8 @@ def test_settings_that_were_changed_since_are_refused(run: Run) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for options in ({"folder": tmp_path / "file" / "x"}, {"root": tmp_path / "file"}):
+    for root, folder in ((tmp_path, tmp_path / "file" / "x"), (tmp_path / "file", None)):
         with pytest.raises(ConfigError, match=r"cannot make the folder .*file.*; give another one for the run"):
-            Run.create("toy", Config(), **{"root": tmp_path, "seed": 0, **options})
+            Run.create("toy", Config(), root=root, seed=0, folder=folder)
     with pytest.raises(DataError, match="it is a file"):
         read_run(tmp_path / "file")

@@ -50,7 +50,8 @@ class Gaussian:
 
     def log_std_now_A(self) -> Floats:
         """Return the logs of the deviations, without gradients."""
-        return math.log(MOST_STD) - np.logaddexp(np.float32(0), -self.free_A.detach().numpy())
+        log_std_A = math.log(MOST_STD) - np.logaddexp(np.float32(0), -self.free_A.detach().numpy())
+        return np.asarray(log_std_A, dtype=np.float32)
 
     def logp_BT(self, mean_BTA: Tensor, action_BTA: Tensor) -> Tensor:
         """Return the log-probability of actions, nats."""
