@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from backflip.data import Episodes, Item
+from backflip.data import Episodes
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.control_parts import write_cost
 from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
 from backflip.measures.backflip_truth import backflip_truth, hand_written
-from backflip.measures.clip_truth import ClipTruth, correlation_with_truth, kept_truth
+from backflip.measures.clip_truth import ClipTruth, correlation_with_truth, kept_truth, worth_of_steps
 from backflip.measures.somersaults import backward_turns, complete_somersaults, turns_in_the_air
 from backflip.measures.stats import mean_count_interval, mean_interval
 from backflip.optimise.ppo import PPOConfig
@@ -35,7 +33,7 @@ from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.protocols import Overseer
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.worlds.clips import ClipFiles, write_video
-from backflip.worlds.control import ControlWorld, pack
+from backflip.worlds.control import ControlWorld
 from backflip.worlds.mujoco_tasks import Array, find_task
 
 if TYPE_CHECKING:
@@ -43,6 +41,8 @@ if TYPE_CHECKING:
 
 QUESTION = "Which is the better backflip? The body turns backwards, anticlockwise as you see it, high above the ground, and lands upright."
 TASK = "Hopper-v5"
+GIVEN: Mapping[str, ClipTruth] = {"teacher": backflip_truth, "written": hand_written}
+"""Rewards that are not learned, by the setting that asks for them."""
 USUAL_CLIP = 5.0
 """Radians that a clip of a policy that turns is worth; the teachers skip and equal go by a tenth of it."""
 SHOWN = 2
@@ -137,6 +137,7 @@ def main(config: BackflipConfig, run: Run) -> None:
 
 def parts_of(config: BackflipConfig, overseer: Overseer) -> ControlParts:
     """Return what the loop needs."""
+    given = GIVEN.get(config.reward)
     world = ControlWorld(
         TASK,
         environments=config.environments,
@@ -152,18 +153,8 @@ def parts_of(config: BackflipConfig, overseer: Overseer) -> ControlParts:
         clip_steps=max(2, round(config.clip_seconds / world.task.seconds_a_step)),
         question=QUESTION,
         check=check,
-        given=None if config.reward == "learned" else partial(scores, truth=GIVEN[config.reward]),
+        given=None if given is None else lambda rows: torch.from_numpy(worth_of_steps(rows, given)),
     )
-
-
-GIVEN: Mapping[str, ClipTruth] = {"teacher": backflip_truth, "written": hand_written}
-
-
-def scores(rows: Episodes, truth: ClipTruth) -> Tensor:
-    """Return what every step of the rows is worth by `truth`, (B, T)."""
-    assert rows.scene is not None
-    items = [Item("", "", {"scene": pack(scene)}, media="clip") for scene in rows.scene.numpy()]
-    return torch.from_numpy(np.stack([truth(item) for item in items]))
 
 
 def write_results(scene_ELS: Array, run: Run) -> None:

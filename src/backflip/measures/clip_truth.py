@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backflip.data import Episodes, Item
+from backflip.errors import DataError
 from backflip.store import Store
 from backflip.truth import GuardedTruth, StoredTruth
 from backflip.worlds.control import pack
@@ -31,8 +32,19 @@ def correlation_with_truth(reward_BT: Tensor, episodes: Episodes, truth: ClipTru
     """Return Pearson's correlation of reward and truth over the rows' steps; 0 where either is constant."""
     if episodes.scene is None:
         return 0.0
+    return correlation(reward_BT.numpy(), worth_of_steps(episodes, truth))
+
+
+def worth_of_steps(episodes: Episodes, truth: ClipTruth) -> NDArray[np.float64]:
+    """Return what every step of the rows is worth by a truth that reads scenes alone, (B, T).
+
+    Raises:
+        DataError: the rows carry no scene.
+    """
+    if episodes.scene is None:
+        raise DataError("these rows carry no scene, so nobody can say what they are worth; collect them in a world")
     items = [Item("", "", {"scene": pack(scene)}, media="clip") for scene in episodes.scene.numpy()]
-    return correlation(reward_BT.numpy(), np.stack([truth(item) for item in items]))
+    return np.stack([truth(item) for item in items])
 
 
 def correlation(learned: NDArray[np.floating[Any]], true: NDArray[np.floating[Any]]) -> float:

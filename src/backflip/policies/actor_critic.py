@@ -161,8 +161,7 @@ class ActorCritic(nn.Module):
         self.scale_F.copy_(1 / torch.sqrt(self.spread_F / self.seen + 1e-8))
 
     def _look(self, obs_BF: NDArray[np.float32]) -> NDArray[np.float32]:
-        seen_BF = (obs_BF - self.mean_F.numpy()) * self.scale_F.numpy()
-        return np.clip(seen_BF, -SEEN_AT_MOST, SEEN_AT_MOST, out=seen_BF)
+        return _scaled(obs_BF, self.mean_F.numpy(), self.scale_F.numpy())
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -241,16 +240,7 @@ class Acting:
 
     def __call__(self, step: int, obs_BF: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actions of decision number `step`, (B, A)."""
-        x = obs_BF - self._mean_F
-        x *= self._scale_F
-        np.maximum(x, -SEEN_AT_MOST, out=x)
-        np.minimum(x, SEEN_AT_MOST, out=x)
-        weights = self._weights
-        for place in range(0, len(weights), 2):
-            x = x @ weights[place]
-            x += weights[place + 1]
-            if place + 2 < len(weights):
-                np.tanh(x, out=x)
+        x = _forward(self._weights, _scaled(obs_BF, self._mean_F, self._scale_F))
         return x + self._std_A * self._noise_TBA[step]
 
     def logp_BT(self) -> NDArray[np.float32]:
@@ -282,9 +272,19 @@ def _torch_pass(weights: list[nn.Parameter], x: Tensor) -> Tensor:
 
 
 def _numpy_pass(layers: list[nn.Parameter], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    weights = [weight.detach().numpy() for weight in layers]
+    return _forward([weight.detach().numpy() for weight in layers], x)
+
+
+def _forward(weights: list[NDArray[np.float32]], x: NDArray[np.float32]) -> NDArray[np.float32]:
     for place in range(0, len(weights), 2):
         x = x @ weights[place]
         x += weights[place + 1]
         x = np.tanh(x, out=x) if place + 2 < len(weights) else x
     return x
+
+
+def _scaled(
+    obs_BF: NDArray[np.float32], mean_F: NDArray[np.float32], scale_F: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    seen_BF = (obs_BF - mean_F) * scale_F
+    return np.clip(seen_BF, -SEEN_AT_MOST, SEEN_AT_MOST, out=seen_BF)

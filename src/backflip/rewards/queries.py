@@ -77,7 +77,23 @@ def choose_single(
 
     disagreement: of ten times as many those whose sum varies most over the members, each normalised. Otherwise as `choose`.
     """
-    return _unlike(count, lambda missing: _single(rows, world, reward, missing, asking, rng))
+
+    def draw(missing: int) -> list[Query]:
+        chosen = _by_disagreement(reward, missing, asking)
+        clips = cut(rows, asking.clip_steps, missing - chosen + CANDIDATES * chosen, rng)
+        picked = [(place, "random") for place in range(missing - chosen)]
+        if chosen and reward is not None:
+            rest = clips.select(list(range(missing - chosen, len(clips))))
+            spread = reward.members(rest).sum(-1).var(0, correction=0)
+            order = torch.argsort(spread, descending=True, stable=True)[:chosen].tolist()
+            picked += [(missing - chosen + place, "disagreement") for place in order]
+        items = world.show(clips.select([place for place, _ in picked]))
+        return [
+            Query((item,), asking.question, kind="rate", reason=why)
+            for item, (_, why) in zip(items, picked, strict=True)
+        ]
+
+    return _unlike(count, draw)
 
 
 def _unlike(count: int, draw: Callable[[int], list[Query]]) -> list[Query]:
@@ -91,27 +107,9 @@ def _unlike(count: int, draw: Callable[[int], list[Query]]) -> list[Query]:
     return list(found.values())
 
 
-def _single(
-    rows: Episodes,
-    world: World,
-    reward: MemberRewards | None,
-    count: int,
-    asking: Asking,
-    rng: np.random.Generator,
-) -> list[Query]:
-    how = "random" if reward is None else asking.how
-    chosen = {"random": 0, "disagreement": count, "mixed": count // 2}[how]
-    clips = cut(rows, asking.clip_steps, count - chosen + CANDIDATES * chosen, rng)
-    picked = [(place, "random") for place in range(count - chosen)]
-    if chosen and reward is not None:
-        rest = clips.select(list(range(count - chosen, len(clips))))
-        spread = reward.members(rest).sum(-1).var(0, correction=0)
-        order = torch.argsort(spread, descending=True, stable=True)[:chosen].tolist()
-        picked += [(count - chosen + place, "disagreement") for place in order]
-    items = world.show(clips.select([place for place, _ in picked]))
-    return [
-        Query((item,), asking.question, kind="rate", reason=why) for item, (_, why) in zip(items, picked, strict=True)
-    ]
+def _by_disagreement(reward: MemberRewards | None, count: int, asking: Asking) -> int:
+    """Return how many of `count` questions are chosen by what the ensemble disagrees on; none before there is one."""
+    return {"random": 0, "disagreement": count, "mixed": count // 2}["random" if reward is None else asking.how]
 
 
 def _drawn(
@@ -123,7 +121,7 @@ def _drawn(
     rng: np.random.Generator,
     older: Episodes | None,
 ) -> list[Query]:
-    chosen = 0 if reward is None or asking.how == "random" else count if asking.how == "disagreement" else count // 2
+    chosen = _by_disagreement(reward, count, asking)
     drawn = 2 * (count - chosen + CANDIDATES * chosen)
     clips = cut(rows, asking.clip_steps, drawn, rng)
     pairs = np.arange(drawn).reshape(-1, 2)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from backflip.data import Episodes, Item, concat
 from backflip.errors import ConfigError, DataError
 from backflip.protocols import Policy
-from backflip.worlds.crews import Crews, concat_rows
+from backflip.worlds.crews import Crews, concat_rows, controls
 from backflip.worlds.gym_batch import GymBatch
 from backflip.worlds.gym_task import GymTask
 from backflip.worlds.mujoco_batch import MujocoBatch
@@ -60,10 +60,9 @@ class ControlWorld:
         self.batch = _simulate(self.task, environments)
         self.crews = Crews(self.task, self.batch, processes)
         self.discrete = self.batch.discrete
-        low_A, high_A = self.batch.low_A, self.batch.high_A
-        self.middle_A, self.reach_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+        self.control_of = controls(self.batch)
         self.features = len(self.task.features(self.batch.scene_ES)[0])
-        self.actions = len(low_A)
+        self.actions = len(self.batch.low_A)
         self.starts = np.random.default_rng([seed, 0])
         self.rows = 0
         self.at = np.zeros(environments, dtype=np.int64)
@@ -176,10 +175,6 @@ class ControlWorld:
             value_BT=None if last is None else torch.from_numpy(found.value),
             scene=torch.from_numpy(found.scene),
         )
-
-    def control_of(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the actuators' settings of actions from -1 to 1; what lies beyond is cut."""
-        return self.middle_A + self.reach_A * action.clip(-1, 1)
 
     def _begin(self) -> None:
         """Begin an episode where one is over; the very first ones as if some had begun earlier."""

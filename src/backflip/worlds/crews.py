@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import IO, Any
 
@@ -56,6 +56,12 @@ SENT_OF_A_TASK = ("id", "turning", "horizon")
 """What of a task may differ from the one that its id names; with anything else changed it gets no helpers."""
 
 
+def controls(batch: Simulations) -> Callable[[NDArray[np.float32]], Array]:
+    """Return what makes the actuators' settings of actions from -1 to 1; what lies beyond is cut."""
+    middle_A, reach_A = (batch.high_A + batch.low_A) / 2, (batch.high_A - batch.low_A) / 2
+    return lambda action: middle_A + reach_A * action.clip(-1, 1)
+
+
 def follow(
     subject: Subject, batch: Simulations, policy: Policy, steps: int, rng: np.random.Generator, crew: slice = EVERYBODY
 ) -> Rows:
@@ -64,14 +70,13 @@ def follow(
     Raises:
         DataError: as the simulations do.
     """
-    low_A, high_A = batch.low_A, batch.high_A
-    middle_A, reach_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+    control_of = controls(batch)
     seen_CS = batch.scene_ES[crew]
     features_CF = subject.features(seen_CS)
     count = len(seen_CS)
     obs = np.empty((count, steps + 1, features_CF.shape[1]), dtype=np.float32)
     scene = np.empty((count, steps + 1, seen_CS.shape[1]))
-    action = np.empty((count, steps, len(low_A)), dtype=np.float32)
+    action = np.empty((count, steps, len(batch.low_A)), dtype=np.float32)
     logp, value = np.zeros((2, count, steps), dtype=np.float32)
     obs[:, 0], scene[:, 0] = features_CF, seen_CS
     acting = policy.acting(count, steps, rng) if isinstance(policy, ActorCritic) else None
@@ -84,7 +89,7 @@ def follow(
             logp[:, step] = act.logp_BT[:, 0].numpy()
             if act.value_BT is not None:
                 value[:, step] = act.value_BT[:, 0].numpy()
-        scene[:, step + 1] = seen_CS = batch.step(middle_A + reach_A * action_CA.clip(-1, 1), crew)
+        scene[:, step + 1] = seen_CS = batch.step(control_of(action_CA), crew)
         obs[:, step + 1] = subject.features(seen_CS)
     if acting is not None and isinstance(policy, ActorCritic):
         logp[:], value[:] = acting.logp_BT(), policy.values(obs[:, :-1])
