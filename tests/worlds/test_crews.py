@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 pytest.importorskip("mujoco")
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
@@ -115,6 +116,27 @@ def test_a_policy_that_cannot_be_sent_acts_here() -> None:
     helped.crews.wait_for_helpers()
     for seed in (0, 1):
         same(helped, alone, policy, seed)
+
+
+def test_products_do_not_spin_on_the_processor_that_a_helper_needs() -> None:
+    """With two threads in numpy's products a row took twice as long: the second one span beside the helper."""
+    world = world_of("Reacher-v5", 1)
+    seen: list[int] = []
+
+    class Watching(ActorCritic):
+        def act(self, obs: Any, rng: Any) -> Any:
+            seen.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+            return super().act(obs, rng)
+
+        def acting(self, rows: int, steps: int, rng: Any) -> None:
+            return None
+
+    policy = Watching(world.features, world.actions, ActorCriticConfig(hidden=16), np.random.default_rng(0))
+    with threadpool_limits(2, user_api="blas"):
+        world.crews.rows(policy, 3, np.random.default_rng(0))
+        after = {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+    assert seen and set(seen) == {1}
+    assert after == {2}, "and whoever came before has their threads again"
 
 
 def test_what_fails_in_a_helper_is_done_here_and_does_not_cost_the_helper(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from threadpoolctl import ThreadpoolController
 
 from backflip.policies.actor_critic import ActorCritic
 from backflip.protocols import Policy
@@ -108,9 +109,15 @@ class Crews:
         self.processes = min(len(batch.crews), processes or processors()) if self._task else 1
         self._helpers: list[Helper] = []
         self._waited = 0
+        self._products = ThreadpoolController().select(user_api="blas")
 
     def rows(self, policy: Policy, steps: int, rng: np.random.Generator) -> list[Rows]:
         """Return the rows of every crew, in order; each crew draws for itself. Raises as `follow` does."""
+        # A product of a few rows gains nothing from a second thread, which would spin on the processor that a helper needs.
+        with self._products.limit(limits=1):
+            return self._rows(policy, steps, rng)
+
+    def _rows(self, policy: Policy, steps: int, rng: np.random.Generator) -> list[Rows]:
         crews = self.batch.crews
         draws = rng.spawn(len(crews))
         helpers = self._ready()
