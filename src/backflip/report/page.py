@@ -14,6 +14,7 @@ from pathlib import Path
 from backflip.errors import ConfigError
 from backflip.experiments import listing
 from backflip.report import figures as draw
+from backflip.report.arms import PAGE, arms_section, runs_within
 from backflip.report.compare import comparison
 from backflip.report.curves import read_lines
 from backflip.report.evidence import Evidence, estimate, gather, number
@@ -33,7 +34,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     """Write one offline HTML page about a run, or a comparison of several runs, and return where it is.
 
     Without `out` the page of one run is `report.html` in its folder, and a comparison `comparison.html` beside the
-    first run. Raises DataError where a folder is no run, ConfigError where no run or a folder as `out` is given,
+    first run. Where a run has arms, each of their runs gets its page too, in its own folder. Raises DataError where a folder is no run, ConfigError where no run or a folder as `out` is given,
     StoreError where the page cannot be written.
     """
     if not paths:
@@ -46,11 +47,14 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         raise ConfigError(f"run {min(repeated)} is given more than once; expected different runs to compare")
     if len(found) > 1:
         return write_page(comparison(found), out or found[0].path.parent / "comparison.html")
-    return write_page(run_page(found[0]), out or found[0].path / "report.html")
+    within = runs_within(found[0].path)
+    for arm in within:
+        write_page(run_page(arm), arm.path / PAGE)
+    return write_page(run_page(found[0], within), out or found[0].path / PAGE)
 
 
-def run_page(evidence: Evidence) -> Page:
-    """Compose the page of one run."""
+def run_page(evidence: Evidence, within: Sequence[Evidence] = ()) -> Page:
+    """Compose the page of one run; `within` are the runs of its arms."""
     reasons, faults = findings(evidence), list(evidence.faults)
     own = read_lines(evidence.record.results.get("lines"), faults)
     warnings = [sentence] if (sentence := status_sentence(evidence)) else []
@@ -62,7 +66,7 @@ def run_page(evidence: Evidence) -> Page:
     about = listing().get(evidence.record.experiment, "")
     asked = evidence.cost.get("comparisons")
     budget = f"It was given {show(asked, 'count')} comparisons." if isinstance(asked, int | float) else ""
-    sections = tuple(section for section in _sections(evidence, own) if section is not None)
+    sections = tuple(section for section in _sections(evidence, own, within) if section is not None)
     data = {"explorer": explorer_data([(evidence.name, evidence)])}
     data["samples"] = sample_data(evidence.samples, evidence.samples_total, policy_names(evidence))
     status = evidence.record.status
@@ -99,11 +103,12 @@ def policy_names(evidence: Evidence) -> dict[str, tuple[str, str]]:
     return {name: (evidence.label(name), draw.role_of(name, place)) for place, name in enumerate(names)}
 
 
-def _sections(evidence: Evidence, own: tuple[Lines, ...]) -> Iterator[Section | None]:
+def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evidence]) -> Iterator[Section | None]:
     spread = ("distinct2", "repetition", "entropy_nats", "length_tokens")
     dots = draw.table_figures(evidence)
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
+    yield arms_section(evidence.path, within)
     if own:
         intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
         yield Section("lines", "What came out, beside what is exact", intro, own)

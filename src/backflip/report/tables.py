@@ -19,6 +19,8 @@ class Cell:
 
     text: str
     small: str = ""
+    link: str = ""
+    """Where a click on the text leads: an address beside the page."""
 
 
 @dataclass(frozen=True)
