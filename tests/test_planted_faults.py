@@ -55,7 +55,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, old: str, new:
 
 FAULTS: dict[str, tuple[Any, str, str, str, str, str]] = {
     "gamma misplaced": (
-        returns, "gae", "gamma * next_value_B - value_BT", "next_value_B - gamma * value_BT",
+        returns, "gae", "gamma * next_value_B - value_TB", "next_value_B - gamma * value_TB",
         "optimise/test_returns.py", "test_gae_equals_the_textbook_sum_over_decisions",
     ),
     "lambda without gamma": (
@@ -63,7 +63,7 @@ FAULTS: dict[str, tuple[Any, str, str, str, str, str]] = {
         "optimise/test_returns.py", "test_gae_equals_the_textbook_sum_over_decisions",
     ),
     "mask ignored in gae": (
-        returns, "gae", "torch.where(decided_B, value_BT[:, t], next_value_B)", "value_BT[:, t]",
+        returns, "gae", "np.where(decided_B, value_TB[t], next_value_B)", "value_TB[t]",
         "optimise/test_returns.py", "test_what_lies_on_masked_positions_never_matters",
     ),
     "mask ignored in means": (

@@ -7,6 +7,7 @@ Shapes: B rows, T decisions.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,18 +47,21 @@ def gae(
 
     Returns `(advantage_BT, return_BT)`, 0 where masked, without gradient; return = advantage + value, before whitening.
     """
-    reward_BT, value_BT = reward_BT.detach(), value_BT.detach()
-    advantage_BT = torch.zeros_like(value_BT)
-    next_value_B = bootstrap_B.to(value_BT.dtype)
-    next_advantage_B = torch.zeros_like(next_value_B)
-    for t in reversed(range(mask_BT.shape[1])):
-        decided_B = mask_BT[:, t]
-        delta_B = reward_BT[:, t] + gamma * next_value_B - value_BT[:, t]
+    reward_TB, value_TB = (one.detach().to(value_BT.dtype).cpu().numpy().T for one in (reward_BT, value_BT))
+    decided_TB = mask_BT.cpu().numpy().T
+    advantage_TB = np.zeros_like(value_TB)
+    next_value_B = bootstrap_B.detach().to(value_BT.dtype).cpu().numpy()
+    next_advantage_B = np.zeros_like(next_value_B)
+    # A step is a few numbers a row: numpy does in half a microsecond what costs a tensor five, on any device.
+    for t in reversed(range(len(value_TB))):
+        decided_B = decided_TB[t]
+        delta_B = reward_TB[t] + gamma * next_value_B - value_TB[t]
         advantage_B = delta_B + gamma * lam * next_advantage_B
-        next_advantage_B = torch.where(decided_B, advantage_B, next_advantage_B)
-        next_value_B = torch.where(decided_B, value_BT[:, t], next_value_B)
-        advantage_BT[:, t] = torch.where(decided_B, advantage_B, torch.zeros_like(advantage_B))
-    return advantage_BT, torch.where(mask_BT, advantage_BT + value_BT, torch.zeros_like(value_BT))
+        next_advantage_B = np.where(decided_B, advantage_B, next_advantage_B)
+        next_value_B = np.where(decided_B, value_TB[t], next_value_B)
+        advantage_TB[t] = np.where(decided_B, advantage_B, 0)
+    advantage_BT = torch.from_numpy(np.ascontiguousarray(advantage_TB.T)).to(value_BT.device)
+    return advantage_BT, torch.where(mask_BT, advantage_BT + value_BT.detach(), torch.zeros_like(value_BT))
 
 
 def advantages(

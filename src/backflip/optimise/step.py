@@ -82,6 +82,9 @@ def micro_batches(episodes: Episodes, tokens_per_microbatch: int) -> list[MicroB
     if tokens_per_microbatch < 1:
         raise ConfigError(f"tokens_per_microbatch is {tokens_per_microbatch}, expected 1 or more")
     prompt_B, answer_B = prompt_width_B(episodes).cpu().numpy(), answer_width_B(episodes).cpu().numpy()
+    rows, whole = len(episodes), episodes.obs.shape[1] + episodes.mask_BT.shape[1]
+    if rows and (prompt_B + answer_B == whole).all() and rows * whole <= tokens_per_microbatch:
+        return [MicroBatch(torch.arange(rows), episodes, rows * whole)]  # nothing to cut, order or trim
     order = np.lexsort((-prompt_B, -(prompt_B + answer_B)))
     chunks: list[list[int]] = []
     prompt = answer = 0
