@@ -239,25 +239,23 @@ def main() -> None:
     if not PEER_PYTHON.exists():
         raise SystemExit(f"{PEER_PYTHON} is missing; make it with: make bench, or make .venv-imitation/.installed")
     args.seeds = 1 if args.smoke else args.seeds
-    found = {name: compare(name, args) for name in args.tasks.split(",")}
-    whole = len(args.sides.split(",")) == 3
-    if args.smoke or not whole or len(found) < len(TASKS):
+    whole = len(args.sides.split(",")) == 3 and not args.smoke
+    for name in args.tasks.split(","):
+        found = compare(name, args)
+        if whole:
+            write(name, result(found), args.threads)
+    if not whole:
         print("smoke, or a part: nothing was written")
-        return
-    write({name: result(one) for name, one in found.items()}, args.threads)
 
 
-def write(found: dict[str, dict[str, Any]], threads: int) -> None:
-    """Record seconds on Pendulum as the main line, and everything of both tasks."""
+def write(name: str, found: dict[str, Any], threads: int) -> None:
+    """Record the seconds of a task, and everything else of it."""
     import common
 
-    def seconds(name: str) -> tuple[float, float]:
-        sides = found[name]["sides"]
-        return sides["ours"]["seconds"], sides[found[name]["peer"]]["seconds"]
-
-    unit = "seconds of learning on Pendulum-v1 from 200 labels, median over seeds; returns in detail"
-    detail = {"half_cheetah_seconds": seconds("half_cheetah"), **found}
-    common.record("imitation", *seconds("pendulum"), unit, detail, on=common.machine(threads=threads), lower=True)
+    sides = found["sides"]
+    unit = f"seconds of learning on {found['task']['env']}, median over seeds; returns in detail"
+    both = sides["ours"]["seconds"], sides[found["peer"]]["seconds"]
+    common.record(f"imitation_{name}", *both, unit, found, on=common.machine(threads=threads), lower=True)
 
 
 if __name__ == "__main__":
