@@ -84,6 +84,7 @@ TASKS: dict[str, dict[str, Any]] = {
                 "16",
             ),
             *("--fit.every", "2", "--fit.steps", "100", "--fit.noise", "0.1"),
+            *("--ppo.clip", "0.2", "--policy.first_std", "0.6"),
         ],
         "peer": {
             # its named configuration seals_half_cheetah; 50 iterations there, 47 here so that the steps come out equal

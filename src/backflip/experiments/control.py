@@ -69,7 +69,9 @@ class ControlConfig(ControlLoopConfig):
     """The fit of the reward. The teacher of the defaults never errs; for people, or one that does, fit.noise 0.1 is the usual choice."""
     lr: float = 1e-3
     """Adam's learning rate."""
-    ppo: PPOConfig = field(default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.98, minibatches=4))
+    ppo: PPOConfig = field(
+        default_factory=lambda: replace(ControlLoopConfig().ppo, gamma=0.98, minibatches=4, clip=0.1)
+    )
     """The update."""
     settle: float = 0.6
     """Share of the updates, the last ones, over which the entropy bonus falls to 0 in a straight line."""
@@ -93,7 +95,7 @@ class ControlConfig(ControlLoopConfig):
     """What a person is asked."""
     reward: Literal["learned", "true"] = "learned"
     """true: nobody is asked, and the same optimiser takes the same steps on the environment's own reward. For comparison."""
-    policy: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    policy: ActorCriticConfig = field(default_factory=lambda: ActorCriticConfig(first_std=0.9))
     """The networks."""
     playback_speed: float = 1.0
     """Of films that are judged; 0.5 shows a second in two."""

@@ -38,6 +38,8 @@ ALIKE = {
     "fit.steps": "100",
     "fit.lr": "3e-3",
     "fit.noise": "0.1",
+    "ppo.clip": "0.2",
+    "policy.first_std": "0.6",
 }
 """The same for all tasks."""
 SETTINGS: Mapping[str, Mapping[str, str]] = {
