@@ -75,7 +75,8 @@ class Run:
         self.state_name: str | None = None
         """Name of the resume point this run was resumed from; None in a new run."""
         self._tree: Any = None
-        self._id: str = command["id"]
+        self.id: str = command["id"]
+        """Names the run in its store, which may be shared with others."""
         self._estimates: dict[str, Estimate] = {}
         self._kept: list[Kept] = []
         self._rows = 0
@@ -213,7 +214,7 @@ class Run:
             )
         row = {"step": int(step), "phase": phase, "seconds": round(self.seconds, 3), **values}
         self._append(files.METRICS, [row])
-        self.store.add_metrics(self._id, [row])
+        self.store.add_metrics(self.id, [row])
         if self._trackers is not None:
             self._trackers.log(self._rows, step, phase, values)
         self._rows += 1
@@ -355,7 +356,7 @@ class Run:
             self._rows, self.state_name, self._tree = state["rows"], state["name"], state["tree"]
             self._estimates = {name: Estimate(**value) for name, value in state["estimates"].items()}
             self._kept = [Kept(**kept) for kept in state["kept"]]
-        self.store.keep_metrics(self._id, self._rows)
+        self.store.keep_metrics(self.id, self._rows)
         names = {RESUME, *(kept.name for kept in self._kept)}
         for folder in (self.path / files.CHECKPOINTS).iterdir():
             if folder.name not in names:

@@ -27,8 +27,8 @@ NEXT = '''"""A migration that a later version might ship."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -51,13 +51,13 @@ def set_revision(where: str | Path, revision: str) -> None:
 
 
 def plan_migration(folder: Path, monkeypatch: pytest.MonkeyPatch, extra: str = "") -> None:
-    """Make this version know schema 0002."""
+    """Make this version know schema 0003."""
     folder.mkdir()
     for file in database.MIGRATIONS.glob("*.py"):
         (folder / file.name).write_text(file.read_text())
-    (folder / "0002_next.py").write_text(NEXT.format(extra=extra))
+    (folder / "0003_next.py").write_text(NEXT.format(extra=extra))
     monkeypatch.setattr(database, "MIGRATIONS", folder)
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002", "0003"))
 
 
 def test_migrations_make_the_tables_that_the_code_uses(where: str | Path) -> None:
@@ -89,12 +89,12 @@ def test_a_newer_schema_is_refused_and_nothing_is_changed(where: str | Path, ask
     fill(where, ask)
     set_revision(where, "0099")
     before = where.read_bytes() if isinstance(where, Path) else b""
-    with pytest.raises(StoreError, match=r"has schema 0099, newer than 0001.*install a newer backflip") as caught:
+    with pytest.raises(StoreError, match=r"has schema 0099, newer than 0002.*install a newer backflip") as caught:
         Store.open(where, mode)
     assert "\n" not in str(caught.value)
     if isinstance(where, Path):
         assert where.read_bytes() == before and os.listdir(where.parent) == [where.name]
-    set_revision(where, "0001")
+    set_revision(where, "0002")
     with Store.open(where) as store:
         assert store.counts()["queries"] == 2
 
@@ -104,21 +104,21 @@ def test_only_a_writer_migrates_and_only_after_a_backup(
 ) -> None:
     fill(where, ask)
     plan_migration(tmp_path / "migrations", monkeypatch)
-    with pytest.raises(StoreError, match="has schema 0001, older than 0002; a reader changes nothing"):
+    with pytest.raises(StoreError, match="has schema 0002, older than 0003; a reader changes nothing"):
         Store.open(where, "read")
     with Store.open(where) as store:
         assert store.queries()[0] == [ask(1), ask(2)] and store.counts()["judgements"] == 1
     engine = create_engine(address(where))
     with engine.connect() as connection:
         assert "colour" in [column["name"] for column in inspect(connection).get_columns("items")]
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0002"
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0003"
         if not isinstance(where, Path):
-            saved = connection.execute(text("SELECT count(*) FROM backflip_backup_0001.judgements")).scalar()
+            saved = connection.execute(text("SELECT count(*) FROM backflip_backup_0002.judgements")).scalar()
             assert saved == 1
     engine.dispose()
     if isinstance(where, Path):
         monkeypatch.undo()
-        with Store.open(where.with_name("store.sqlite.backup-0001"), "read") as old:
+        with Store.open(where.with_name("store.sqlite.backup-0002"), "read") as old:
             assert old.queries()[0] == [ask(1), ask(2)]
     else:
         with Store.open(where) as store:

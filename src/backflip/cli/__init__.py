@@ -20,6 +20,7 @@ COMMANDS = {
     "list": ("listing", "show the experiments that can be run"),
     "run": ("run", "run an experiment:  backflip run reviews --ppo.clip 0.1"),
     "report": ("report", "write one offline page about a run, or comparing several"),
+    "serve": ("serve", "serve the pages on which people judge, and the study's owner's"),
     "sample": ("sample", "talk to a trained policy; reward and KL stand beside each answer"),
     "export": ("exchange", "write preference pairs to JSONL or Parquet"),
     "import": ("exchange", "read preference pairs from JSONL or Parquet"),

@@ -26,6 +26,7 @@ from backflip.measures.clip_truth import ClipTruth, correlation_with_truth, kept
 from backflip.measures.somersaults import backward_turns, complete_somersaults, turns_in_the_air
 from backflip.measures.stats import mean_count_interval, mean_interval
 from backflip.optimise.ppo import PPOConfig
+from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import Plan
@@ -71,8 +72,9 @@ class BackflipConfig(ControlLoopConfig):
     """The update. A discount of 0.995 sees 1.6 s ahead: past the landing."""
     settle: float = 1.0
     """Share of the updates, the last ones, over which the entropy bonus falls to 0 in a straight line."""
-    overseer: Literal["synthetic", "terminal"] = "synthetic"
-    """Who compares: a synthetic teacher that sees the turning, or a person at this terminal, who is given the paths of two films."""
+    overseer: Literal["synthetic", "terminal", "people"] = "synthetic"
+    """Who compares: a synthetic teacher that sees the turning, a person at this terminal, who is given the paths of two films, or
+    people in the browser (`backflip serve`)."""
     scale: Literal["seven", "choice"] = "seven"
     """How a person at the terminal answers: how much better one is on a scale of seven, or which is better."""
     teacher: Literal["graded", "oracle", "stochastic", "mistake", "skip", "equal", "flipped", "coin"] = "graded"
@@ -101,10 +103,8 @@ class BackflipConfig(ControlLoopConfig):
                 f"a clip of {self.clip_seconds:g} s is {round(self.clip_seconds / find_task(TASK).seconds_a_step)} steps; expected 2 to "
                 f"row_steps ({self.row_steps})"
             )
-        if self.overseer == "terminal" and self.reward != "learned":
-            raise ConfigError(
-                f"a person at the terminal is not asked where reward is {self.reward}; leave one of the two as it is"
-            )
+        if self.overseer != "synthetic" and self.reward != "learned":
+            raise ConfigError(f"a person is not asked where reward is {self.reward}; leave one of the two as it is")
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
                 "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"
@@ -113,7 +113,7 @@ class BackflipConfig(ControlLoopConfig):
 
 def plan(config: BackflipConfig) -> Plan:
     """Estimate what a run needs by doing a little of it."""
-    by_a_person = config.overseer == "terminal"
+    by_a_person = config.overseer != "synthetic"
     return control_plan(
         parts_of(config, Nobody()), config, measured_steps=1000 * config.episodes, by_a_person=by_a_person
     )
@@ -131,7 +131,12 @@ def main(config: BackflipConfig, run: Run) -> None:
     for number, scene in enumerate(scene_ELS[:SHOWN]):
         film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
         write_video([scene], find_task(TASK), film, speed=1.0)
-    judge = "a person" if config.overseer == "terminal" else f"synthetic teacher ({config.teacher})"
+    who = {
+        "terminal": "a person",
+        "people": "people in the browser",
+        "synthetic": f"synthetic teacher ({config.teacher})",
+    }
+    judge = who[config.overseer]
     write_cost(at, judge if config.reward == "learned" else "nobody", run)
 
 
@@ -175,8 +180,10 @@ def write_results(scene_ELS: Array, run: Run) -> None:
 
 def overseer_of(config: BackflipConfig, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher who compares clips by how far and how high the body turned."""
-    if config.overseer == "terminal":
+    if config.overseer != "synthetic":
         film = ClipFiles(run.path / "clips", speed=config.playback_speed)
+        if config.overseer == "people":
+            return PeopleOverseer(run.store, film)
         return TerminalOverseer(run.store, film=film, seven=config.scale == "seven")
     truth = kept_truth(backflip_truth, run.store, "backflip, landed")
     return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=USUAL_CLIP, seed=config.seed))

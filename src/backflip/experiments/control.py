@@ -21,6 +21,7 @@ from backflip.measures.one_leg import TASK as ONE_LEG
 from backflip.measures.one_leg import one_leg_truth
 from backflip.measures.stats import mean_interval
 from backflip.optimise.ppo import PPOConfig
+from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import Plan
@@ -75,7 +76,7 @@ class ControlConfig(ControlLoopConfig):
     """The update."""
     settle: float = 0.6
     """Share of the updates, the last ones, over which the entropy bonus falls to 0 in a straight line."""
-    overseer: Literal["synthetic", "terminal"] = "synthetic"
+    overseer: Literal["synthetic", "terminal", "people"] = "synthetic"
     """Who compares: a synthetic teacher that sees the environment's own reward, or a person at this terminal, who is given the
     paths of two films."""
     judged_by: Literal["own", "watched", "one_leg"] = "own"
@@ -114,7 +115,7 @@ class ControlConfig(ControlLoopConfig):
                 "or more, 2 or more, 0 or more, above 0"
             )
         if self.asks == "scores" and (
-            self.overseer == "terminal" or self.teacher not in ("oracle", "flipped") or not self.full_score > 0
+            self.overseer != "synthetic" or self.teacher not in ("oracle", "flipped") or not self.full_score > 0
         ):
             raise ConfigError(
                 "scores are asked of a synthetic teacher, oracle or flipped, whose full_score is above 0; overseer is "
@@ -137,14 +138,14 @@ def plan(config: ControlConfig) -> Plan:
     truth = truth_of(config, task)
     parts = parts_of(task, config, config.policy, Nobody(), config.question, truth, learned=config.reward == "learned")
     measured = 2 * config.episodes * task.horizon
-    return control_plan(parts, config, measured_steps=measured, by_a_person=config.overseer == "terminal")
+    return control_plan(parts, config, measured_steps=measured, by_a_person=config.overseer != "synthetic")
 
 
 @experiment(config=ControlConfig, plan=plan)
 def main(config: ControlConfig, run: Run) -> None:
     """Teach any Gymnasium environment by comparisons of clips; its own reward judges, or a person does."""
     task = find(config)
-    if config.overseer == "terminal" or config.films:
+    if config.overseer != "synthetic" or config.films:
         check_pictures(task)
     truth = truth_of(config, task)
     overseer = overseer_of(config, task, truth, run)
@@ -163,8 +164,8 @@ def main(config: ControlConfig, run: Run) -> None:
     judge = (
         "nobody"
         if not learned
-        else "a person"
-        if config.overseer == "terminal"
+        else {"terminal": "a person", "people": "people in the browser"}[config.overseer]
+        if config.overseer != "synthetic"
         else f"synthetic teacher ({config.teacher})"
     )
     write_cost(at, judge, run)
@@ -194,10 +195,11 @@ def check_pictures(task: Task | GymTask) -> None:
 
 def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher who compares clips by the environment's own reward."""
-    if config.overseer == "terminal":
+    if config.overseer != "synthetic":
         replays = None if isinstance(task, Task) else Replays(task, drawn=True)
-        return TerminalOverseer(
-            run.store, film=ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)
+        film = ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)
+        return (
+            TerminalOverseer(run.store, film=film) if config.overseer == "terminal" else PeopleOverseer(run.store, film)
         )
     kept = kept_truth(truth, run.store, f"{task.id}, {config.judged_by}")
     errs = teacher(config.teacher, beta=config.beta, mean_return=config.clip_return, seed=config.seed)

@@ -40,6 +40,7 @@ from backflip.measures.win_rate import wins
 from backflip.optimise.kl import FixedKL, KLControl
 from backflip.optimise.ppo import PPOConfig
 from backflip.optimise.scores import ScoreRules
+from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
@@ -65,8 +66,8 @@ class ReviewsConfig(PPOLoopConfig):
     """Causal language model to start from; none: the base that ships."""
     sampling: LMConfig = field(default_factory=lambda: LMConfig(temperature=0.8, max_new_tokens=32, rows=128))
     """How the policy writes."""
-    overseer: Literal["synthetic", "terminal"] = "synthetic"
-    """Who compares: the teacher that consults the gold judge, or a person at this terminal."""
+    overseer: Literal["synthetic", "terminal", "people"] = "synthetic"
+    """Who compares: the teacher that consults the gold judge, a person at this terminal, or people in the browser (`backflip serve`)."""
     teacher: Literal["oracle", "stochastic", "mistake", "skip", "equal", "myopic", "flipped", "coin"] = "stochastic"
     """How the synthetic teacher errs (Lee et al. 2021); flipped wants the opposite, coin does not look. A text has one
     number of truth, so myopic is the oracle here."""
@@ -111,7 +112,7 @@ def plan(config: ReviewsConfig) -> Plan:
         judgements=config.questions,
         measured=len(reviews.read_openings("test")) * (config.best_of + OPPONENTS + 1) + looks * 2 * LOOKED_AT,
         prompt_tokens=8,
-        seconds_per_judgement=SECONDS_BY_A_PERSON if config.overseer == "terminal" else 0.0,
+        seconds_per_judgement=0.0 if config.overseer == "synthetic" else SECONDS_BY_A_PERSON,
     )
 
 
@@ -175,6 +176,8 @@ def overseer_of(config: ReviewsConfig, gold: Gold, world: TextWorld, base: LMPol
     """Return a person at this terminal, or the teacher, whose rationality is set on answers of the base to training openings."""
     if config.overseer == "terminal":
         return TerminalOverseer(run.store)
+    if config.overseer == "people":
+        return PeopleOverseer(run.store)
     tokens = [tokens for tokens in world.tokens[:500] for _ in (0, 1)]
     probe = answer(
         base,

@@ -25,6 +25,7 @@ from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, wilson
 from backflip.overseers.function import FunctionOverseer
+from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.checkpoints import read_tokenizer
@@ -91,7 +92,7 @@ def plan(config: TextConfig) -> Plan:
         config,
         config.policy,
         judgements=config.questions + config.final_comparisons,
-        seconds_per_judgement=SECONDS_BY_A_PERSON if config.overseer == "terminal" else 0.0,
+        seconds_per_judgement=SECONDS_BY_A_PERSON if config.overseer in ("terminal", "people") else 0.0,
         lora_rank=rank,
     )
 
@@ -260,7 +261,9 @@ def overseer_of(text: str, run: Run) -> Overseer:
     """
     if text == "terminal":
         return TerminalOverseer(run.store)
-    return FunctionOverseer(run.store, function_of(text, "--overseer", "terminal or "), name=text)
+    if text == "people":
+        return PeopleOverseer(run.store)
+    return FunctionOverseer(run.store, function_of(text, "--overseer", "terminal, people or "), name=text)
 
 
 def components_of(texts: Sequence[str], world: TextWorld) -> dict[str, tuple[float, RewardModel]]:

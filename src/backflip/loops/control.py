@@ -31,6 +31,7 @@ from backflip.rewards.clip_answers import Answer, scores
 from backflip.rewards.clips import ClipFit, ClipFitConfig, ClipRewards
 from backflip.rewards.comparisons import comparisons
 from backflip.rewards.queries import Choice
+from backflip.store.lineage import Lineage
 from backflip.worlds.control import ControlWorld, pieces
 
 if TYPE_CHECKING:
@@ -235,6 +236,8 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
                 run.log(at.update, "check", **parts.check(policy, reward, rows))
             if at.update % config.save_every == 0 and at.update < config.updates:
                 _save(parts, at, optimizer, fit, run)
+    if pairs:
+        _remember(at, run)
     return at
 
 
@@ -306,6 +309,16 @@ def _known(at: Position, run: Run) -> dict[str, Answer]:
     pairs: dict[str, Answer] = {}
     _join(answers, Position(), pairs, run)
     return pairs
+
+
+def _remember(at: Position, run: Run) -> None:
+    """Record which judgements taught the last reward, and through it the policy."""
+    apart = set(at.held)
+    questions = run.store.queries_by_id(at.answered)
+    taught = [questions[query] for query in at.answered if query not in apart]
+    lineage = Lineage(run.store)
+    made = lineage.add_reward(run.id, "reward", first_answers(taught, run.store.judgements(0)[0]), time.time())
+    lineage.add_policy(run.id, f"policy-{at.update}", [made], time.time())
 
 
 def _improve(

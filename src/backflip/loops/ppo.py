@@ -34,6 +34,8 @@ from backflip.rewards.comparisons import Comparison, comparisons
 from backflip.rewards.ensemble import RewardEnsemble, fit_ensemble
 from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
+from backflip.store.desk import standing
+from backflip.store.lineage import Lineage
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -156,7 +158,9 @@ class Position:
     asked: list[str] = field(default_factory=list[str])
     """Ids of the questions so far: the store may hold those of other runs too."""
     heard: int = 0
-    """Judgements that had come when the last reward was fitted."""
+    """Cursor behind the judgements that had come when the last reward was fitted."""
+    rewards: list[str] = field(default_factory=list[str])
+    """Ids of the reward models so far, as their lineage has them."""
     episodes: int = 0
     tokens: int = 0
     fits: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
@@ -204,7 +208,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
         if number < at.round or (number == at.round and at.fitted):  # answered before a kill: read it again
             known = run.store.queries_by_id(at.asked)
             questions = [known[query_id] for query_id in at.asked]
-            judgements, _ = run.store.judgements(0, limit=at.heard)
+            judgements, _ = run.store.judgements(0, until=at.heard)
             pairs, counts = comparisons(questions, first_answers(questions, judgements))
             if number < at.round:
                 continue
@@ -229,6 +233,8 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
                 bar.advance(config.normalise_on)
             run.checkpoint("reward_model", number, lambda folder, fitted=reward: fitted.save(folder, policy.tokenizer))
             at.asked, at.heard, at.fitted = [query.id for query in questions], heard, True
+            made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", answers, time.time())
+            at.rewards = [*at.rewards, made]
             save()
         # -- improve -----------------------------------------------------------------------------------------------------
         reward.check_reference(reference.hash())
@@ -259,6 +265,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
             save()
     if reward is None:
         raise DataError("the run holds no reward model although it is past its last round; start a new run")
+    Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
     return Trained(reward, at.fits, pairs, counts, reference, at.episodes, at.tokens)
 
 
@@ -344,7 +351,7 @@ def pair_up(items: Sequence[Item], question: str, rng: np.random.Generator) -> l
 def gather(
     overseer: Overseer, questions: Sequence[Query], config: PPOLoopConfig, run: Run
 ) -> tuple[list[Judgement], int]:
-    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
+    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers, and the cursor behind them."""
     wanted = {query.id for query in questions}
     heard: list[Judgement] = []
     cursor, began = 0, time.monotonic()
@@ -361,13 +368,13 @@ def gather(
                 break
             if getattr(overseer, "stopped", False):  # the person went away: what is asked stays in the store
                 raise KeyboardInterrupt
-    return first_answers(questions, heard), len(heard)
+    return first_answers(questions, heard), cursor
 
 
 def first_answers(questions: Sequence[Query], judgements: Sequence[Judgement]) -> list[Judgement]:
-    """Return the first judgement of each question, in the order of the questions."""
+    """Return the first judgement of each question that was not taken back, in the order of the questions."""
     first: dict[str, Judgement] = {}
-    for judgement in judgements:
+    for judgement in standing(judgements):
         first.setdefault(judgement.query_id, judgement)
     return [first[query.id] for query in questions if query.id in first]
 

@@ -120,3 +120,16 @@ def check_json(value: object, what: str) -> None:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"cannot store {what}: {error}; expected plain JSON with finite numbers") from error
+
+
+MARKS = ("event", "undoes", "purpose", "shown", "mark", "version")
+"""Details whose texts are marks that this package makes itself; any other text may be somebody's own words."""
+
+
+def without_words(details: Any, key: str = "") -> Any:
+    """Return details with every text in them blanked that a person may have written; numbers and our own marks stay."""
+    if isinstance(details, Mapping):
+        return {name: without_words(value, name) for name, value in details.items()}
+    if isinstance(details, list):
+        return [without_words(value, key) for value in details]
+    return "" if isinstance(details, str) and key not in MARKS else details

@@ -52,6 +52,11 @@ class Store:
         """The path, or the URL with its password hidden."""
         return self._database.name
 
+    @property
+    def database(self) -> Database:
+        """The open database, for what else keeps its rows there: people and their desk."""
+        return self._database
+
     def close(self) -> None:
         """Close every connection; the last writer leaves a SQLite store as one plain file."""
         self._database.close()
@@ -135,8 +140,10 @@ class Store:
             _add_judgements(connection, judgements)
             return _last(connection, schema.judgements)
 
-    def judgements(self, since: int = 0, limit: int | None = None, wait: float = 0.0) -> tuple[list[Judgement], int]:
-        """Return the judgements recorded after cursor `since`, in order, and the new cursor.
+    def judgements(
+        self, since: int = 0, limit: int | None = None, wait: float = 0.0, until: int | None = None
+    ) -> tuple[list[Judgement], int]:
+        """Return the judgements recorded after cursor `since` (and up to cursor `until`), in order, and the new cursor.
 
         `wait` is the number of seconds to wait for the first one; 0 returns at once.
         """
@@ -144,10 +151,28 @@ class Store:
         while True:
             with self._database.transaction("read") as connection:
                 wanted = select(table).where(table.c.seq > since).order_by(table.c.seq).limit(limit)
+                if until is not None:
+                    wanted = wanted.where(table.c.seq <= until)
                 rows = connection.execute(wanted).mappings().all()
             if rows or (left := deadline - time.monotonic()) <= 0:
                 return [records.judgement(row) for row in rows], rows[-1]["seq"] if rows else since
             time.sleep(min(POLL_SECONDS, left))
+
+    def judgements_by_id(self, ids: Iterable[str]) -> dict[str, Judgement]:
+        """Return these judgements by id; what was never recorded is absent."""
+        table, found = schema.judgements, dict[str, Judgement]()
+        with self._database.transaction("read") as connection:
+            for part in _pages(ids):
+                rows = connection.execute(select(table).where(table.c.id.in_(part))).mappings()
+                found.update({row["id"]: records.judgement(row) for row in rows})
+        return found
+
+    def judgement_events(self, since: int = 0) -> list[tuple[int, str, Judgement]]:
+        """Return the judgements after cursor `since` with their cursors and ids, in order."""
+        table = schema.judgements
+        with self._database.transaction("read") as connection:
+            rows = connection.execute(select(table).where(table.c.seq > since).order_by(table.c.seq)).mappings().all()
+        return [(row["seq"], row["id"], records.judgement(row)) for row in rows]
 
     def import_all(self, batches: Iterable[tuple[Sequence[Query], Sequence[Judgement]]]) -> tuple[int, int]:
         """Add batches of queries and judgements in one transaction: all of them or, on any error, nothing.
@@ -161,12 +186,30 @@ class Store:
                 told += _add_judgements(connection, judgements)
         return asked, told
 
+    def add_media(self, item_id: str, kind: str, content: bytes) -> None:
+        """Keep what shows an item, such as the film of a clip; what is there already stays."""
+        with self._database.transaction("write") as connection:
+            insert_new(connection, schema.media, [{"item_id": item_id, "kind": kind, "content": content}])
+
+    def media(self, item_id: str) -> tuple[str, bytes] | None:
+        """Return the kind and the content of what shows an item; None where nothing was kept."""
+        table = schema.media
+        with self._database.transaction("read") as connection:
+            row = connection.execute(select(table.c.kind, table.c.content).where(table.c.item_id == item_id)).first()
+        return None if row is None else (row.kind, row.content)
+
+    def has_media(self, item_id: str) -> bool:
+        """Return whether something shows an item."""
+        table = schema.media
+        with self._database.transaction("read") as connection:
+            return connection.execute(select(table.c.item_id).where(table.c.item_id == item_id)).first() is not None
+
     def add_truth(self, name: str, values: Mapping[str, Sequence[float]]) -> None:
         """Keep ground truth `{item id: numbers}` under `name`; a value that is there already stays."""
         rows = [{"name": name, "item_id": key, "value": [float(x) for x in value]} for key, value in values.items()]
         records.check_json([row["value"] for row in rows], f"truth {name!r}")
         with self._database.transaction("write") as connection:
-            _insert(connection, schema.truths, rows)
+            insert_new(connection, schema.truths, rows)
 
     def truth(self, item_ids: Iterable[str], name: str) -> dict[str, list[float]]:
         """Return the values kept under `name` for these items; an item without one is absent."""
@@ -180,7 +223,7 @@ class Store:
     def add_metrics(self, run: str, rows: Iterable[Mapping[str, Any]]) -> int:
         """Keep logged lines {"step", "phase", "seconds", name: number, ...} of a run; return the cursor behind them."""
         with self._database.transaction("write") as connection:
-            _insert(connection, schema.metrics, [records.metric_row(run, row) for row in rows])
+            insert_new(connection, schema.metrics, [records.metric_row(run, row) for row in rows])
             return _last(connection, schema.metrics)
 
     def metrics(self, run: str, since: int = 0, limit: int | None = None) -> tuple[list[dict[str, Any]], int]:
@@ -190,6 +233,24 @@ class Store:
         with self._database.transaction("read") as connection:
             rows = connection.execute(wanted).mappings().all()
         return [records.metric(row) for row in rows], rows[-1]["seq"] if rows else since
+
+    def runs_with_metrics(self) -> list[str]:
+        """Return the runs that logged anything here."""
+        with self._database.transaction("read") as connection:
+            return list(
+                connection.execute(select(schema.metrics.c.run).distinct().order_by(schema.metrics.c.run)).scalars()
+            )
+
+    def last_judgement(self) -> int:
+        """Return the cursor behind all judgements."""
+        with self._database.transaction("read") as connection:
+            return _last(connection, schema.judgements)
+
+    def answered_between(self, start: float, end: float) -> int:
+        """Return how many judgements were made in a span of time, seconds since 1970."""
+        made = schema.judgements.c.created
+        with self._database.transaction("read") as connection:
+            return connection.execute(select(func.count()).where(made >= start, made <= end)).scalar_one()
 
     def keep_metrics(self, run: str, rows: int) -> None:
         """Keep the first `rows` logged lines of a run and forget the rest: a resumed run logs those again."""
@@ -225,7 +286,7 @@ def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
     return _batches(dict.fromkeys(ids))
 
 
-def _insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert rows whose keys are new; return how many were."""
     if not rows:
         return 0
@@ -240,7 +301,9 @@ def _last(connection: Connection, table: Table) -> int:
 
 
 def _add_items(connection: Connection, items: Iterable[Item]) -> int:
-    return sum(_insert(connection, schema.items, [records.item_row(item) for item in part]) for part in _batches(items))
+    return sum(
+        insert_new(connection, schema.items, [records.item_row(item) for item in part]) for part in _batches(items)
+    )
 
 
 def _add_queries(connection: Connection, queries: Iterable[Query], state: str) -> int:
@@ -248,9 +311,9 @@ def _add_queries(connection: Connection, queries: Iterable[Query], state: str) -
     for part in _batches(queries):
         rows = [records.query_rows(query, state) for query in part]
         _add_items(connection, (item for query in part for item in query.items))
-        new += _insert(connection, table, [row for row, _, _ in rows])
-        _insert(connection, schema.query_items, [row for _, items, _ in rows for row in items])
-        _insert(connection, schema.aids, [row for _, _, aids in rows for row in aids])
+        new += insert_new(connection, table, [row for row, _, _ in rows])
+        insert_new(connection, schema.query_items, [row for _, items, _ in rows for row in items])
+        insert_new(connection, schema.aids, [row for _, _, aids in rows for row in aids])
         if state == "open":
             asked = [row["id"] for row, _, _ in rows]
             again = and_(table.c.id.in_(asked), table.c.state.in_(("expired", "waiting for aid")))
@@ -269,7 +332,7 @@ def _add_judgements(connection: Connection, judgements: Iterable[Judgement]) -> 
                 f"{len(missing)} judgements answer queries never asked here, e.g. {missing[0]}; add the query first"
             )
         connection.execute(update(table).where(table.c.id.in_(asked)).values(state="answered"))
-        new += _insert(connection, schema.judgements, rows)
+        new += insert_new(connection, schema.judgements, rows)
     return new
 
 

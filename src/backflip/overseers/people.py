@@ -1,0 +1,85 @@
+"""People in the browser: questions go to the store, where the web application finds them, and answers come from there.
+
+Clips are filmed before they are asked about, and their films are kept in the store: whoever shows them needs no simulator. An answer is
+passed on once it stands: when the person has answered another question after it, or can no longer take it back. Leaves out the
+application itself (`backflip.web`), with which this shares nothing but the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from backflip.data import Item, Judgement, Query
+from backflip.errors import ConfigError
+from backflip.overseers.shown import require_pair
+from backflip.store import Store
+from backflip.store.desk import UNDONE
+from backflip.store.study import StudyBook
+
+LOOK_SECONDS = 0.2
+KIND = "video/mp4"
+
+
+class PeopleOverseer:
+    """Ask whoever judges by way of the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        film: Callable[[Item], Path] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Ask by way of `store`; `film` makes the video of a clip. An answer stands after `undo_seconds` of the study's settings."""
+        self._store, self._film, self._clock = store, film, clock
+        self._book = StudyBook(store)
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Film what must be filmed, and put the queries where people find them.
+
+        Raises:
+            DataError: a query is no comparison of two.
+            ConfigError: an item is a clip, and nobody said how to film it.
+        """
+        for query in queries:
+            require_pair(query, "a person in the browser")
+            for item in query.items:
+                if item.media == "clip" and not self._store.has_media(item.id):
+                    if self._film is None:
+                        raise ConfigError(
+                            "people judge clips by their films; say how to film them, or take another overseer"
+                        )
+                    self._store.add_media(item.id, KIND, self._film(item).read_bytes())
+        self._store.add_queries(queries)
+
+    def answers(self, since: int, wait: float = 0.0) -> tuple[list[Judgement], int]:
+        """Return the judgements after cursor `since` that stand, in order, and the new cursor.
+
+        What may still be taken back is not passed on, and nothing after it either; what was taken back never is.
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            found, cursor = self._standing(since)
+            if found or (left := deadline - time.monotonic()) <= 0:
+                return found, cursor
+            time.sleep(min(LOOK_SECONDS, left))
+
+    def _standing(self, since: int) -> tuple[list[Judgement], int]:
+        events = self._store.judgement_events(since)
+        if not events:
+            return [], since
+        now, undo_seconds = self._clock(), self._book.settings().undo_seconds
+        gone = {one.details.get("undoes") for _, _, one in events if one.note == UNDONE}
+        last = {one.judge: seq for seq, _, one in events}
+        found: list[Judgement] = []
+        cursor = since
+        for seq, key, one in events:
+            open_still = last[one.judge] == seq and 0 <= now - one.created < undo_seconds and one.note != UNDONE
+            if open_still:
+                break
+            cursor = seq
+            if key not in gone and one.note != UNDONE:
+                found.append(one)
+        return found, cursor

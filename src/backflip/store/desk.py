@@ -1,0 +1,283 @@
+"""Which question lies before whom: people hold questions for a while, answer them, give them back, take an answer back.
+
+A question is given to no more people than the study asks for, whoever asks at the same time; what a person holds comes back when its
+time is over. An answer is an event like any judgement and is never changed: taking it back is a second event. Leaves out who people
+are (`people`) and what is shown (`backflip.web`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
+
+from backflip.data import Judgement, Query
+from backflip.errors import DataError
+from backflip.store import records, schema
+from backflip.store.people import Person
+from backflip.store.store import Store
+
+UNDONE = "taken back"
+"""Note of the event by which a person takes their last answer back."""
+STUDY, GOLD, REPEAT, TRIAL = "study", "gold", "repeat", "trial"
+"""What a question is before somebody for: to learn from; a silent check against a known answer; a check against themselves; to learn
+judging."""
+KNOWN, OWN = "known", "own"
+"""Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A question before somebody, and what for."""
+
+    query: Query
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a person said of one question."""
+
+    query_id: str
+    answer: tuple[float, ...] | None
+    """Shares of the items as stored; None: can't tell."""
+    event: str
+    """Drawn by the page: the same answer sent twice is one event."""
+    note: str = ""
+    seconds: float | None = None
+    strength: float = 1.0
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Desk:
+    """The questions of one store, as they are dealt out. Times are seconds since 1970, given by the caller."""
+
+    def __init__(self, store: Store) -> None:
+        """Deal out the questions of `store`."""
+        self._store, self._database = store, store.database
+
+    def take(self, person: Person, count: int, overlap: int, now: float, hold_seconds: float) -> list[Held]:
+        """Return up to `count` questions that this person holds now: those they held already first, then new ones.
+
+        Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
+        """
+        with self._database.transaction("write") as connection:
+            _return_what_is_over(connection, now)
+            table = schema.claims
+            mine = and_(table.c.person_id == person.id, table.c.state == "held")
+            rows = connection.execute(select(table.c.query_id, table.c.purpose).where(mine).order_by(table.c.since))
+            held = {row.query_id: row.purpose for row in rows.all()[:count]}
+            if held:
+                renewed = update(table).where(mine, table.c.query_id.in_(list(held)))
+                connection.execute(renewed.values(until=now + hold_seconds))
+            for given in range(overlap - 1, -1, -1):
+                if len(held) < count:
+                    new = _waiting(connection, person, given, count - len(held))
+                    _hold(connection, person, new, STUDY, (now, now + hold_seconds))
+                    held |= dict.fromkeys(new, STUDY)
+        found = self._store.queries_by_id(held)
+        return [Held(found[one], purpose) for one, purpose in held.items()]
+
+    def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
+        """Put one question before this person, for a check or an exercise; False where they had it before."""
+        with self._database.transaction("write") as connection:
+            if _claim(connection, person, query_id) is not None:
+                return False
+            _hold(connection, person, [query_id], purpose, (now, now + hold_seconds))
+        return True
+
+    def own(self, query: Query) -> None:
+        """Ask a question that is for one person alone, and given to nobody until it is dealt."""
+        self._store.add_queries([query])
+        table = schema.queries
+        with self._database.transaction("write") as connection:
+            fresh = update(table).where(table.c.id == query.id, table.c.given == 0)
+            connection.execute(fresh.values(purpose=OWN))
+
+    def unseen_known(self, person: Person, limit: int) -> list[str]:
+        """Return ids of questions with known answers that this person never had."""
+        table, claims = schema.known, schema.claims
+        had = exists().where(claims.c.query_id == table.c.query_id, claims.c.person_id == person.id)
+        wanted = select(table.c.query_id).where(~had).order_by(table.c.query_id).limit(limit)
+        with self._database.transaction("read") as connection:
+            return list(connection.execute(wanted).scalars())
+
+    def holding(self, person: Person, query_id: str) -> Held:
+        """Return a question that is or was before this person, and what for.
+
+        Raises:
+            DataError: it never was.
+        """
+        with self._database.transaction("read") as connection:
+            claim = _claim(connection, person, query_id)
+        if claim is None:
+            raise DataError("this question was not given to you; load the page again")
+        return Held(self._store.query(query_id), claim["purpose"])
+
+    def said(self, person: Person) -> list[Judgement]:
+        """Return what this person said and did not take back, in order."""
+        table = schema.judgements
+        wanted = select(table).where(table.c.judge == person.judge).order_by(table.c.seq)
+        with self._database.transaction("read") as connection:
+            rows = connection.execute(wanted).mappings().all()
+        return standing([records.judgement(row) for row in rows])
+
+    def held_by(self, person: Person) -> int:
+        """Return how many questions are before this person."""
+        table = schema.claims
+        wanted = select(func.count()).where(table.c.person_id == person.id, table.c.state == "held")
+        with self._database.transaction("read") as connection:
+            return connection.execute(wanted).scalar_one()
+
+    def answered_by(self, person: Person, purpose: str, limit: int) -> list[str]:
+        """Return ids of questions that this person answered last, the newest first."""
+        table = schema.claims
+        wanted = select(table.c.query_id).where(
+            table.c.person_id == person.id, table.c.state == "done", table.c.purpose == purpose
+        )
+        with self._database.transaction("read") as connection:
+            return list(connection.execute(wanted.order_by(table.c.since.desc()).limit(limit)).scalars())
+
+    def answer(self, person: Person, told: Told, now: float) -> bool:
+        """Record what a person said, on the disk when this returns; False where this very event was recorded before.
+
+        An answer to a question that was returned meanwhile is recorded too: nobody's work is thrown away.
+
+        Raises:
+            DataError: the question was never given to this person, or they answered it already (in another window).
+        """
+        with self._database.transaction("durable") as connection:
+            claim = _claim(connection, person, told.query_id)
+            if claim is None:
+                raise DataError("this question was not given to you; load the page again")
+            if claim["state"] == "done":
+                if _event_of(connection, claim["judgement_id"]) == told.event:
+                    return False
+                raise DataError("you have answered this question already, perhaps in another window")
+            details = {**told.details, "event": told.event, "purpose": claim["purpose"]} | (
+                {"late": True} if claim["state"] == "returned" else {}
+            )
+            judgement = Judgement(
+                told.query_id, person.judge, told.answer, told.note, told.strength, now, told.seconds, details
+            )
+            row = _append(connection, judgement)
+            _set_claim(connection, person, told.query_id, state="done", since=now, judgement_id=row)
+            table = schema.queries
+            if claim["state"] == "returned":  # it is this person's again: one more was given it
+                more = update(table).where(table.c.id == told.query_id).values(given=table.c.given + 1)
+                connection.execute(more)
+            connection.execute(update(table).where(table.c.id == told.query_id).values(state="answered"))
+        return True
+
+    def take_back(self, person: Person, event: str, now: float, within_seconds: float) -> Query | None:
+        """Take this person's last answer back, if it is not too long ago, and put its question before them again.
+
+        Returns the question, or None where there is nothing to take back. The answer stays as it was; a second event says that it no
+        longer stands.
+        """
+        table = schema.claims
+        last = select(table).where(table.c.person_id == person.id, table.c.state == "done")
+        last = last.order_by(table.c.since.desc()).limit(1)
+        with self._database.transaction("durable") as connection:
+            claim = connection.execute(last).mappings().first()
+            if claim is None or now - claim["since"] > within_seconds:
+                return None
+            details = {"undoes": claim["judgement_id"], "event": event}
+            _append(connection, Judgement(claim["query_id"], person.judge, None, UNDONE, 1.0, now, None, details))
+            until = now + within_seconds
+            _set_claim(connection, person, claim["query_id"], state="held", since=0.0, until=until, judgement_id=None)
+        return self._store.query(claim["query_id"])
+
+    def counts(self, person: Person) -> dict[str, int]:
+        """Return how many questions this person has answered, by purpose."""
+        table = schema.claims
+        wanted = select(table.c.purpose, func.count().label("n")).group_by(table.c.purpose)
+        wanted = wanted.where(table.c.person_id == person.id, table.c.state == "done")
+        with self._database.transaction("read") as connection:
+            return {row.purpose: row.n for row in connection.execute(wanted)}
+
+    def answered_since(self, person: Person, since: float) -> int:
+        """Return how many questions this person has answered since then."""
+        table = schema.claims
+        wanted = select(func.count()).where(
+            table.c.person_id == person.id, table.c.state == "done", table.c.since > since
+        )
+        with self._database.transaction("read") as connection:
+            return connection.execute(wanted).scalar_one()
+
+
+def standing(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Return the judgements that were not taken back, without the events that took others back."""
+    gone = {one.details.get("undoes") for one in judgements if one.note == UNDONE}
+    if not gone:
+        return list(judgements)
+    return [one for one in judgements if one.note != UNDONE and records.judgement_row(one)["id"] not in gone]
+
+
+def _waiting(connection: Connection, person: Person, given: int, count: int) -> list[str]:
+    """Return questions that `given` others have, in the order asked, and this person has not (or gave back)."""
+    queries, claims = schema.queries, schema.claims
+    had = exists().where(
+        claims.c.query_id == queries.c.id, claims.c.person_id == person.id, claims.c.state != "returned"
+    )
+    wanted = select(queries.c.id).where(
+        queries.c.purpose == STUDY,
+        queries.c.given == given,
+        queries.c.state.in_(("open", "answered") if given else ("open",)),
+        ~had,
+    )
+    return list(connection.execute(wanted.order_by(queries.c.seq).limit(count)).scalars())
+
+
+def _hold(
+    connection: Connection, person: Person, query_ids: Sequence[str], purpose: str, span: tuple[float, float]
+) -> None:
+    if not query_ids:
+        return
+    since, until = span
+    rows = [
+        {"query_id": one, "person_id": person.id, "purpose": purpose, "state": "held", "since": since, "until": until}
+        for one in query_ids
+    ]
+    claims, table = schema.claims, schema.queries
+    again = and_(claims.c.person_id == person.id, claims.c.query_id.in_(list(query_ids)), claims.c.state == "returned")
+    connection.execute(delete(claims).where(again))
+    connection.execute(insert(claims), rows)
+    connection.execute(update(table).where(table.c.id.in_(list(query_ids))).values(given=table.c.given + 1))
+
+
+def _return_what_is_over(connection: Connection, now: float) -> None:
+    """Give back what people held for too long without answering, so that others are asked."""
+    claims, queries = schema.claims, schema.queries
+    over = select(claims.c.query_id, claims.c.person_id).where(claims.c.state == "held", claims.c.until < now)
+    for row in connection.execute(over).all():
+        one = and_(claims.c.query_id == row.query_id, claims.c.person_id == row.person_id)
+        connection.execute(update(claims).where(one).values(state="returned"))
+        fewer = update(queries).where(queries.c.id == row.query_id).values(given=queries.c.given - 1)
+        connection.execute(fewer)
+
+
+def _claim(connection: Connection, person: Person, query_id: str) -> Any:
+    table = schema.claims
+    wanted = select(table).where(table.c.query_id == query_id, table.c.person_id == person.id)
+    return connection.execute(wanted).mappings().first()
+
+
+def _set_claim(connection: Connection, person: Person, query_id: str, **values: Any) -> None:
+    table = schema.claims
+    one = and_(table.c.query_id == query_id, table.c.person_id == person.id)
+    connection.execute(update(table).where(one).values(**values))
+
+
+def _append(connection: Connection, judgement: Judgement) -> str:
+    row = records.judgement_row(judgement)
+    connection.execute(insert(schema.judgements), row)
+    return row["id"]
+
+
+def _event_of(connection: Connection, judgement_id: str | None) -> str | None:
+    table = schema.judgements
+    details = connection.execute(select(table.c.details).where(table.c.id == judgement_id)).scalar()
+    return None if details is None else details.get("event")

@@ -1,0 +1,62 @@
+"""Join what people said to what they were shown: one row a judgement, for measures and pages.
+
+Leaves out what the rows are worth (`backflip.measures.judges`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backflip.data import Judgement, Query, digest
+from backflip.store.desk import REPEAT, standing
+from backflip.store.store import PAGE, Store
+from backflip.store.study import StudyBook
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A judgement of a pair that stands, with its question."""
+
+    query: Query
+    judgement: Judgement
+    known: tuple[float, ...] | None
+    """Shares of the items as stored that are known to be right."""
+
+    @property
+    def pair(self) -> str:
+        """Name the two items, whatever their order, and the question."""
+        return digest([sorted(item.id for item in self.query.items), self.query.question])
+
+    @property
+    def first(self) -> int:
+        """The place, as stored, of the pair's own first item: the one whose id comes first."""
+        return 0 if self.query.items[0].id <= self.query.items[1].id else 1
+
+    @property
+    def again(self) -> bool:
+        """Whether the person was asked about this pair for the second time."""
+        return self.judgement.details.get("purpose") == REPEAT
+
+    def choice(self, shares: tuple[float, ...]) -> int:
+        """Return 1 where shares prefer the pair's own first item, -1 where the second, 0 where neither."""
+        gap = shares[self.first] - shares[1 - self.first]
+        return 0 if abs(gap) < 1e-9 else 1 if gap > 0 else -1
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The places as they were on the screen; as the query says where the judgement does not."""
+        order = self.judgement.details.get("shown")
+        return tuple(order) if order else self.query.order or tuple(range(len(self.query.items)))
+
+
+def judged_by_people(store: Store) -> list[Judged]:
+    """Return every standing judgement that a person made of two items."""
+    found: list[Judged] = []
+    known: Mapping[str, tuple[float, ...]] = {one.query.id: one.answer for one in StudyBook(store).known()}
+    events = standing([one for one in store.judgements(0)[0] if one.judge.startswith("person:")])
+    for start in range(0, len(events), PAGE):
+        part = events[start : start + PAGE]
+        queries = store.queries_by_id([one.query_id for one in part])
+        found += [Judged(queries[one.query_id], one, known.get(one.query_id)) for one in part]
+    return [one for one in found if one.query.kind == "compare" and len(one.query.items) == 2]

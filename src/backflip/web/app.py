@@ -1,0 +1,99 @@
+"""Put the application together: its routes, its pages, its strictness. `backflip serve` runs it.
+
+Leaves out what each page does: `sign_in`, `judging`, `owning`, `live`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from html import escape
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from backflip.errors import BackflipError, DataError, StoreError
+from backflip.store import Store
+from backflip.store.desk import Desk
+from backflip.store.people import People
+from backflip.store.study import StudyBook
+from backflip.web import judging, lineage, live, owning, quality, sign_in
+from backflip.web.guard import NotSignedIn, Place, with_headers
+from backflip.web.limits import Limit, SmallRequests
+from backflip.web.pages import show
+
+STATIC = Path(__file__).parent / "static"
+USUAL_BYTES = 64_000
+UPLOAD_BYTES = 50_000_000
+
+
+def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.time) -> FastAPI:
+    """Return the application over an open store; the caller closes the store."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncGenerator[None]:
+        yield
+        app.state.stopping = True
+
+    app = FastAPI(title="Backflip", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    app.state.stopping = False
+    app.state.place = Place(
+        store,
+        People(store),
+        Desk(store),
+        StudyBook(store),
+        public_url,
+        clock,
+        sign_ins=Limit(burst=10, per_minute=6),
+        requests=Limit(burst=120, per_minute=600),
+    )
+    for part in (sign_in, judging, owning, quality, live, lineage):
+        app.include_router(part.router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.middleware("http")(with_headers)
+    app.add_middleware(SmallRequests, usual=USUAL_BYTES, large={"/study/import": UPLOAD_BYTES})
+    app.exception_handler(NotSignedIn)(_to_sign_in)
+    app.exception_handler(HTTPException)(_refused)
+    app.exception_handler(RequestValidationError)(_unreadable)
+    app.exception_handler(BackflipError)(_ours)
+    return app
+
+
+def wants_json(request: Request) -> bool:
+    """Return whether a script asked, not a browser that opens a page."""
+    return request.headers.get("x-csrf-token") is not None or "application/json" in request.headers.get("accept", "")
+
+
+def _said(request: Request, status: int, text: str) -> Response:
+    if wants_json(request):
+        return JSONResponse({"error": text}, status)
+    if request.headers.get("hx-request"):
+        return HTMLResponse(f'<p class="error" role="alert">{escape(text)}</p>', status)
+    return show(request, "message.html", status=status, title="This did not work", text=text)
+
+
+async def _to_sign_in(request: Request, error: Exception) -> Response:
+    if wants_json(request) or request.headers.get("hx-request"):
+        return JSONResponse({"error": "you are signed out; sign in again"}, 401)
+    return RedirectResponse("/sign-in", 303)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = "there is no such page" if error.status_code == 404 else str(error.detail)
+    return _said(request, error.status_code, text)
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    return _said(request, 422, "the server could not read what was sent; load the page again")
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    """Show our own errors as what they are: the caller's data (409), or the store (503)."""
+    status = 409 if isinstance(error, DataError) else 503 if isinstance(error, StoreError) else 400
+    return _said(request, status, str(error))

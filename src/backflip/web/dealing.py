@@ -1,0 +1,104 @@
+"""What a person is given next: pairs of the study, silent checks among them, pairs of before with their sides swapped.
+
+Which of these comes is a function of the person and of how much they have judged, so it can be repeated and says nothing. Leaves out
+the pages (`judging`) and how a question is held (`backflip.store.desk`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backflip.data import Query, digest
+from backflip.store.desk import GOLD, REPEAT, STUDY, TRIAL, Held
+from backflip.store.people import Person
+from backflip.store.study import Study
+from backflip.web.guard import Place
+
+TRIAL_PAIRS = 10
+"""Pairs of a trial, or as many as have known answers."""
+AGO = 5
+"""Judgements between a pair and its repetition at least."""
+HOUR = 3600.0
+
+
+def order_for(person: Person, held: Held) -> tuple[int, ...]:
+    """Return which item is shown at which place: drawn for each person and pair, but swapped where a pair comes again."""
+    if held.purpose == REPEAT:
+        return held.query.order
+    return order_of_first(person, held.query)
+
+
+def order_of_first(person: Person, query: Query) -> tuple[int, ...]:
+    """Return the places drawn for a pair that comes for the first time."""
+    places = tuple(range(len(query.items)))
+    return places if _share(person.id, query.id, "places") < 0.5 else places[::-1]
+
+
+def next_for(here: Place, person: Person, count: int) -> list[Held]:
+    """Return up to `count` questions that are now before this person."""
+    study, now = here.book.settings(), here.clock()
+    hold = 60 * study.hold_minutes
+    if person.state == "trial":
+        return _trial(here, person, count, now, hold)
+    left = _left_this_hour(here, person, study, now)
+    if left < 1:
+        return []
+    _check(here, person, study, now, hold)
+    return here.desk.take(person, min(count, left), study.overlap, now, hold)
+
+
+def wait_seconds(here: Place, person: Person) -> float:
+    """Return how long a person must wait for the next pair because they were fast: 0 where they need not."""
+    study, now = here.book.settings(), here.clock()
+    return 0.0 if _left_this_hour(here, person, study, now) > 0 else 60.0
+
+
+def trial_length(here: Place) -> int:
+    """Return how many pairs a trial has."""
+    return min(TRIAL_PAIRS, len(here.book.known_ids()))
+
+
+def _left_this_hour(here: Place, person: Person, study: Study, now: float) -> int:
+    if study.an_hour == 0:
+        return 1_000_000
+    return study.an_hour - here.desk.answered_since(person, now - HOUR)
+
+
+def _trial(here: Place, person: Person, count: int, now: float, hold: float) -> list[Held]:
+    done, held = here.desk.counts(person).get(TRIAL, 0), here.desk.held_by(person)
+    missing = min(count, trial_length(here) - done) - held
+    unseen = sorted(here.desk.unseen_known(person, 1000), key=lambda one: digest([person.id, one]))
+    for query_id in unseen[: max(0, missing)]:
+        here.desk.deal(person, query_id, TRIAL, now, hold)
+    if done + held + len(unseen[: max(0, missing)]) == 0:
+        return []
+    # Nothing of the study is taken: with an overlap of none there is no place for one more.
+    return here.desk.take(person, count, 0, now, hold)
+
+
+def _check(here: Place, person: Person, study: Study, now: float, hold: float) -> None:
+    """Put a silent check before the person, if it is its turn."""
+    answered = here.desk.counts(person)
+    number = sum(answered.values()) + here.desk.held_by(person)
+    drawn = _share(person.id, str(number), "check")
+    if drawn < study.gold_share:
+        for query_id in here.desk.unseen_known(person, 1):
+            here.desk.deal(person, query_id, GOLD, now, hold)
+    elif drawn < study.gold_share + study.repeat_share:
+        before = here.desk.answered_by(person, STUDY, 50)[AGO:]
+        if before:
+            first = here.store.query(before[int(_share(person.id, str(number), "which") * len(before))])
+            again = _again(person, first)
+            here.desk.own(again)
+            here.desk.deal(person, again.id, REPEAT, now, hold)
+
+
+def _again(person: Person, first: Query) -> Query:
+    """Return the same question, to be asked of this person once more, its places swapped."""
+    number = 1 + int(digest([person.id, first.id])[:7], 16)
+    return replace(first, repeat=first.repeat + number, order=order_of_first(person, first)[::-1], reason="random")
+
+
+def _share(*parts: str) -> float:
+    """Return a number from 0 to 1 that depends on the parts alone."""
+    return int(digest(list(parts))[:12], 16) / 16**12

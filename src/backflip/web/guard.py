@@ -1,0 +1,142 @@
+"""Who is there, and may they: sessions, roles, tokens against forged requests, and the headers of every answer.
+
+Every route names one of `nobody`, `anybody`, `labeler`, `owner` among its dependencies (`ROLES`); a test walks all routes. Leaves out
+passwords (`passwords`) and how often something may be tried (`limits`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, HTTPException, Request, Response
+
+from backflip.store import Store
+from backflip.store.desk import Desk
+from backflip.store.people import People, Session
+from backflip.store.study import StudyBook
+from backflip.web.limits import Limit
+
+COOKIE = "backflip"
+SESSION_HOURS = 24 * 14
+SAFE = ("GET", "HEAD", "OPTIONS")
+CONTENT_SECURITY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; connect-src 'self'; "
+    "font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass
+class Place:
+    """What every route works on."""
+
+    store: Store
+    people: People
+    desk: Desk
+    book: StudyBook
+    public_url: str
+    """Where people find this server; its scheme decides whether cookies are for TLS alone."""
+    clock: Callable[[], float] = time.time
+    sign_ins: Limit = None  # type: ignore[assignment]
+    requests: Limit = None  # type: ignore[assignment]
+
+    @property
+    def secure(self) -> bool:
+        """Whether people come over TLS."""
+        return urlsplit(self.public_url).scheme == "https"
+
+
+class NotSignedIn(Exception):
+    """Nobody is signed in, and the page needs somebody."""
+
+
+def place_of(request: Request) -> Place:
+    """Return what the application works on."""
+    return request.app.state.place
+
+
+def session_of(request: Request) -> Session | None:
+    """Return who is signed in, None where nobody is."""
+    token = request.cookies.get(COOKIE)
+    place = place_of(request)
+    return None if not token else place.people.session(token, place.clock())
+
+
+async def nobody(request: Request) -> None:
+    """Let anybody in, but take no change from another site."""
+    _same_origin(request)
+
+
+async def anybody(request: Request) -> Session:
+    """Let in whoever is signed in."""
+    session = session_of(request)
+    if session is None:
+        raise NotSignedIn
+    await _not_forged(request, session)
+    place = place_of(request)
+    if not place.requests.allows(session.person.id, time.monotonic()):
+        raise HTTPException(429, "too many requests; wait a minute")
+    return session
+
+
+async def owner(session: Annotated[Session, Depends(anybody)]) -> Session:
+    """Let in the owners of the study."""
+    if session.person.role != "owner":
+        raise HTTPException(403, "this page is for the owner of the study")
+    return session
+
+
+ROLES = {"nobody": nobody, "anybody": anybody, "owner": owner}
+"""Who may come; each route depends on one of them."""
+Somebody = Annotated[Session, Depends(anybody)]
+Owner = Annotated[Session, Depends(owner)]
+Here = Annotated[Place, Depends(place_of)]
+
+
+async def _not_forged(request: Request, session: Session) -> None:
+    """Refuse a change that does not carry the session's token: another site cannot know it."""
+    if request.method in SAFE:
+        return
+    _same_origin(request)
+    given = request.headers.get("x-csrf-token")
+    if given is None and request.headers.get("content-type", "").startswith(
+        ("application/x-www-form-urlencoded", "multipart/form-data")
+    ):
+        given = str((await request.form()).get("csrf", ""))
+    if given is None or not hmac.compare_digest(given.encode(), session.csrf.encode()):
+        raise HTTPException(403, "this page is out of date; load it again")
+
+
+def _same_origin(request: Request) -> None:
+    if request.method in SAFE:
+        return
+    origin = request.headers.get("origin")
+    if origin is not None:
+        allowed = {urlsplit(place_of(request).public_url).netloc, request.headers.get("host", "")}
+        if urlsplit(origin).netloc not in allowed:
+            raise HTTPException(403, "this came from another site")
+
+
+async def with_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Put the headers that keep browsers strict on every answer."""
+    response = await proceed(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    if not request.url.path.startswith(("/static/", "/media/")):
+        response.headers.setdefault("Cache-Control", "no-store")
+    if place_of(request).secure:
+        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+    return response

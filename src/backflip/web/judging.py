@@ -1,0 +1,262 @@
+"""The pages on which people judge: consent and trial first, then pair after pair.
+
+What is shown comes as JSON that the page's script puts on the screen as text and nothing else. Leaves out which pair comes next
+(`dealing`) and what it is worth (`owning`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from backflip import __version__
+from backflip.data import Item
+from backflip.errors import DataError
+from backflip.store.desk import TRIAL, Held, Told
+from backflip.store.people import Person
+from backflip.store.study import Study, agrees
+from backflip.web import dealing
+from backflip.web.guard import Here, Place, Somebody
+from backflip.web.pages import show
+
+router = APIRouter()
+AHEAD = 3
+"""Pairs that a page holds: the one on the screen, and those that come next at once."""
+MOST = 8
+"""Pairs before one person at most, with those whose answers are on their way."""
+SEVEN = (0.98, 0.88, 0.7, 0.5, 0.3, 0.12, 0.02)
+"""What each point of the scale of seven means, as the share of the first place."""
+CHOICES = {"1": (1.0, 0.0), "=": (0.5, 0.5), "2": (0.0, 1.0)}
+SKIPPED = "can't tell"
+LONGEST_TEXT = 100_000
+"""Letters of an item that are sent to a page; a longer one is cut, and the page says so."""
+KEPT_MEDIA_SECONDS = 24 * 3600
+
+
+class Timing(BaseModel):
+    """What the page measured of one judgement."""
+
+    model_config = ConfigDict(extra="forbid")
+    visible: float = Field(ge=0, le=1e6)
+    """Seconds for which the page was seen and somebody was there."""
+    whole: float = Field(ge=0, le=1e7)
+    """Seconds by the page's steady clock from showing to answering."""
+    idle: float = Field(ge=0, le=1e7)
+    """Of these, seconds cut off because nothing moved."""
+    replays: tuple[int, int] = (0, 0)
+    """How often each clip began again."""
+    looked: str = Field(default="", max_length=40, pattern="^[12]*$")
+    """The order in which the sides were looked into."""
+
+
+class Answer(BaseModel):
+    """One judgement as the page sends it; places are those on the screen."""
+
+    model_config = ConfigDict(extra="forbid")
+    query: str = Field(pattern="^[0-9a-f]{32}$")
+    event: str = Field(pattern="^[0-9a-f-]{16,36}$")
+    choice: Literal["1", "2", "=", "s"] | None = None
+    scale: int | None = Field(default=None, ge=1, le=7)
+    axes: dict[str, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
+    sub: dict[str, str] = Field(default_factory=dict, max_length=20)
+    claims: dict[str, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
+    comment: str = Field(default="", max_length=2000)
+    timing: Timing
+    help: dict[str, int] = Field(default_factory=dict, max_length=10)
+    """How often the guideline, the differences and so on were opened."""
+
+
+@router.get("/judge")
+def judge_page(request: Request, here: Here, session: Somebody) -> Response:
+    """Show the page for judging, or what must come before it."""
+    person = session.person
+    if person.state == "new":
+        version, text = here.book.document("consent")
+        return show(request, "consent.html", session, text=text, version=version)
+    if person.state in ("waiting", "failed"):
+        return show(request, "after_trial.html", session, state=person.state, found=_trial_result(here, person))
+    study = here.book.settings()
+    version, text = here.book.document("instructions")
+    return show(
+        request,
+        "judge.html",
+        session,
+        study=study,
+        instructions=text,
+        version=version,
+        trial=person.state == "trial",
+    )
+
+
+@router.post("/consent")
+def consent(here: Here, session: Somebody, agree: Annotated[str, Form()] = "") -> Response:
+    """Note that somebody agreed, and let them begin."""
+    person = session.person
+    if person.state != "new":
+        return RedirectResponse("/judge", 303)
+    if agree != "yes":
+        raise HTTPException(409, "you can only take part if you agree; if not, just close this page")
+    here.people.note_act(person.id, "consent", {"version": here.book.document("consent")[0]}, here.clock())
+    trial = here.book.settings().trial and dealing.trial_length(here) > 0
+    here.people.move(person.id, "trial" if trial else "passed")
+    return RedirectResponse("/judge", 303)
+
+
+@router.get("/judge/next")
+def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
+    """Return the pairs now before somebody, the first one first."""
+    person = _may_judge(session.person)
+    held = dealing.next_for(here, person, max(1, min(count, MOST)))
+    counts = here.desk.counts(person)
+    return {
+        "pairs": [_shown(here, person, one) for one in held],
+        "done": sum(counts.values()),
+        "of": dealing.trial_length(here) if person.state == "trial" else None,
+        "wait": dealing.wait_seconds(here, person) if not held else 0,
+    }
+
+
+@router.post("/judge/answer")
+def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
+    """Record one judgement; it is on the disk when this returns."""
+    person = _may_judge(session.person)
+    study = here.book.settings()
+    held = here.desk.holding(person, given.query)
+    shares, note = _shares(given, study)
+    order = dealing.order_for(person, held)
+    stored = None if shares is None else _as_stored(shares, order)
+    new = here.desk.answer(person, _told(here, given, stored, note, order), here.clock())
+    found: dict[str, Any] = {"recorded": new}
+    if held.purpose == TRIAL:
+        found |= _explained(here, person, held, stored, order)
+    return found
+
+
+@router.post("/judge/undo")
+def undo(here: Here, session: Somebody, event: Annotated[str, Form(pattern="^[0-9a-f-]{16,36}$")]) -> dict[str, Any]:
+    """Take the last answer back, by a new event, and show its pair again."""
+    person = _may_judge(session.person)
+    query = here.desk.take_back(person, event, here.clock(), here.book.settings().undo_seconds)
+    if query is None:
+        raise DataError("there is nothing to take back: the last answer is too long ago")
+    return {"pair": _shown(here, person, here.desk.holding(person, query.id))}
+
+
+@router.get("/media/{item_id}")
+def media(here: Here, session: Somebody, item_id: str) -> Response:
+    """Return a clip."""
+    found = here.store.media(item_id)
+    if found is None:
+        raise HTTPException(404, "this clip is not in the store")
+    kind, content = found
+    headers = {"Cache-Control": f"private, max-age={KEPT_MEDIA_SECONDS}, immutable", "Accept-Ranges": "none"}
+    return Response(content, media_type=kind, headers=headers)
+
+
+def _may_judge(person: Person) -> Person:
+    if person.state not in ("trial", "passed"):
+        raise HTTPException(403, "you cannot judge yet; load the page again")
+    return person
+
+
+def _told(here: Place, given: Answer, stored: tuple[float, ...] | None, note: str, order: tuple[int, ...]) -> Told:
+    details: dict[str, Any] = {
+        "shown": list(order),
+        "timing": given.timing.model_dump(mode="json"),
+        "page": __version__,
+        "instructions": here.book.document("instructions")[0],
+    }
+    details |= {
+        name: value
+        for name in ("scale", "axes", "sub", "claims", "comment", "help")
+        if (value := getattr(given, name)) not in (None, "", {})
+    }
+    return Told(given.query, stored, given.event, note, seconds=given.timing.visible, details=details)
+
+
+def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, str]:
+    """Return the shares of the two places, None where somebody could not tell, and a note."""
+    if given.choice == "s":
+        return None, SKIPPED
+    unknown = set(given.axes) - set(study.axes)
+    if unknown:
+        raise DataError("the questions of this study have changed; load the page again")
+    if study.scale == "seven":
+        if given.scale is None:
+            raise DataError("this study asks how much better one is, from 1 to 7; load the page again")
+        share = SEVEN[given.scale - 1]
+        return (share, 1 - share), ""
+    if given.choice is None:
+        raise DataError("this study asks which one is better; load the page again")
+    return CHOICES[given.choice], ""
+
+
+def _as_stored(shares: tuple[float, float], order: tuple[int, ...]) -> tuple[float, ...]:
+    stored = [0.0] * len(order)
+    for index, share in zip(order, shares, strict=True):
+        stored[index] = share
+    return tuple(stored)
+
+
+def _shown(here: Place, person: Person, held: Held) -> dict[str, Any]:
+    """Return what the page needs of one question; nothing in it says what the question is for."""
+    query, order = held.query, dealing.order_for(person, held)
+    reason = query.reason if held.purpose not in (TRIAL, "gold", "repeat") else "random"
+    return {
+        "id": query.id,
+        "question": query.question,
+        "prompt": query.items[0].prompt if query.items[0].media == "text" else "",
+        "reason": reason,
+        "sides": [_side(here, query.items[index]) for index in order],
+        "aids": [{"author": aid.author, "text": aid.text} for aid in query.aids],
+    }
+
+
+def _side(here: Place, item: Item) -> dict[str, Any]:
+    if item.media == "clip":
+        return {"clip": f"/media/{item.id}", "missing": not here.store.has_media(item.id)}
+    cut = len(item.content) > LONGEST_TEXT
+    claims = [str(one) for one in item.payload.get("claims", [])] if isinstance(item.payload, dict) else []
+    sources = item.payload.get("sources", []) if isinstance(item.payload, dict) else []
+    return {
+        "text": item.content[:LONGEST_TEXT],
+        "cut": len(item.content) if cut else 0,
+        "claims": claims,
+        "sources": [
+            {"title": str(one.get("title", "")), "text": str(one.get("text", ""))}
+            for one in sources
+            if isinstance(one, dict)
+        ],
+    }
+
+
+def _explained(
+    here: Place, person: Person, held: Held, stored: tuple[float, ...] | None, order: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return what is said after a pair of the trial, and whether the trial is over."""
+    known = next(one for one in here.book.known() if one.query.id == held.query.id)
+    best = [known.answer[index] for index in order]
+    said = (
+        "both are about equal"
+        if abs(best[0] - best[1]) < 1e-9
+        else "1 is better"
+        if best[0] > best[1]
+        else "2 is better"
+    )
+    over = here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
+    if over:
+        here.people.move(person.id, "waiting")
+        here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())
+    return {"known": said, "agrees": agrees(stored, known.answer), "explanation": known.explanation, "over": over}
+
+
+def _trial_result(here: Place, person: Person) -> dict[str, Any]:
+    """Return how a trial went: pairs, how many agreed, mean seconds."""
+    known = {one.query.id: one.answer for one in here.book.known()}
+    told = [one for one in here.desk.said(person) if one.details.get("purpose") == TRIAL and one.query_id in known]
+    agreed = sum(agrees(one.answer, known[one.query_id]) for one in told)
+    seconds = [one.seconds for one in told if one.seconds is not None]
+    return {"pairs": len(told), "agreed": agreed, "seconds": sum(seconds) / len(seconds) if seconds else 0.0}

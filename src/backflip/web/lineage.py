@@ -1,0 +1,64 @@
+"""Which judgements taught a model, and which models a judgement taught.
+
+Leaves out how models are recorded (`backflip.store.lineage`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from backflip.errors import StoreError
+from backflip.store.lineage import Lineage
+from backflip.web.guard import Here, Owner
+from backflip.web.pages import show
+
+router = APIRouter()
+PAGE = 50
+
+
+@router.get("/lineage")
+def lineage_page(request: Request, here: Here, session: Owner) -> Response:
+    """List the models, each with the number of judgements that taught it."""
+    lineage = Lineage(here.store)
+    rows = [{"model": one, "count": len(lineage.teachers_of(one.id))} for one in lineage.models()]
+    return show(request, "lineage.html", session, rows=rows)
+
+
+@router.get("/lineage/model/{model_id}")
+def model_page(request: Request, here: Here, session: Owner, model_id: str, page: int = 0) -> Response:
+    """Show who taught a model, and every judgement that did."""
+    ids = Lineage(here.store).teachers_of(model_id)
+    names = {one.judge: one.name for one in here.people.everybody()}
+    told = here.store.judgements_by_id(ids)
+    people = Counter(names.get(one.judge, one.judge) for one in told.values())
+    part = ids[max(0, page) * PAGE : (max(0, page) + 1) * PAGE]
+    rows = [_row(here, key, told[key], names) for key in part if key in told]
+    more = page + 1 if len(ids) > (page + 1) * PAGE else None
+    return show(
+        request,
+        "model.html",
+        session,
+        model_id=model_id,
+        people=people.most_common(),
+        rows=rows,
+        more=more,
+        count=len(ids),
+    )
+
+
+@router.get("/lineage/judgement/{judgement_id}")
+def judgement_page(request: Request, here: Here, session: Owner, judgement_id: str) -> Response:
+    """Show one judgement, what was judged, and every model that it taught."""
+    told = here.store.judgements_by_id([judgement_id])
+    if judgement_id not in told:
+        raise StoreError(f"no judgement {judgement_id} in this store")
+    names = {one.judge: one.name for one in here.people.everybody()}
+    row = _row(here, judgement_id, told[judgement_id], names)
+    return show(request, "judgement.html", session, row=row, models=Lineage(here.store).taught_by([judgement_id]))
+
+
+def _row(here: Any, key: str, told: Any, names: dict[str, str]) -> dict[str, Any]:
+    return {"id": key, "told": told, "who": names.get(told.judge, told.judge), "query": here.store.query(told.query_id)}

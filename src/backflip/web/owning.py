@@ -1,0 +1,165 @@
+"""The owner's pages: how the study stands, what is asked, who takes part and what their judgements are worth.
+
+Leaves out what the training process does just now (`live`) and where judgements went (`lineage`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+from backflip.errors import ConfigError, DataError
+from backflip.store.people import Role, Standing
+from backflip.store.study import Study
+from backflip.web.guard import Here, Owner
+from backflip.web.pages import show
+
+router = APIRouter()
+INVITATION_HOURS = 24 * 7
+PAGE = 50
+LONGEST_DOCUMENT = 20_000
+
+
+@router.get("/study")
+def study_page(request: Request, here: Here, session: Owner, after: int = 0, state: str = "open") -> Response:
+    """Show the queue, the settings and what people are told."""
+    if state not in ("open", "answered", "expired", "waiting for aid"):
+        raise HTTPException(404, "a queue is open, answered, expired or waiting for aid")
+    queries, last = here.store.queries(state, after, PAGE)  # type: ignore[arg-type]
+    return show(
+        request,
+        "study.html",
+        session,
+        counts=here.store.counts(),
+        queries=queries,
+        state=state,
+        last=last if len(queries) == PAGE else None,
+        settings=_settings_as_text(here.book.settings()),
+        helps=[(spec.name, _help_of(spec.name)) for spec in fields(Study)],
+        instructions=here.book.document("instructions"),
+        consent=here.book.document("consent"),
+        known=len(here.book.known_ids()),
+    )
+
+
+@router.post("/study/settings")
+async def change_settings(request: Request, here: Here, session: Owner) -> Response:
+    """Put settings in force."""
+    form = await request.form()
+    given: dict[str, Any] = {}
+    for spec in fields(Study):
+        text = str(form.get(spec.name, "")).strip()
+        given[spec.name] = _read(spec.name, text, getattr(Study(), spec.name))
+    here.book.change(Study(**given), session.person.id, here.clock())
+    return RedirectResponse("/study", 303)
+
+
+@router.post("/study/document")
+def write_document(
+    here: Here, session: Owner, kind: Annotated[str, Form()], text: Annotated[str, Form(max_length=LONGEST_DOCUMENT)]
+) -> Response:
+    """Put a new version of the instructions or of the consent in force; answers say under which version they were given."""
+    if kind not in ("instructions", "consent"):
+        raise HTTPException(404, "a document is instructions or consent")
+    if not text.strip():
+        raise DataError("an empty text tells nobody anything; write some words")
+    here.book.write(kind, text.replace("\r\n", "\n"), session.person.id, here.clock())
+    return RedirectResponse("/study", 303)
+
+
+@router.get("/people")
+def people_page(request: Request, here: Here, session: Owner) -> Response:
+    """Show who takes part, how far they are, and how much they have judged."""
+    rows = [
+        {
+            "person": one,
+            "counts": here.desk.counts(one),
+            "trial": (here.people.acts(one.id, "trial") or [None])[-1],
+        }
+        for one in here.people.everybody()
+    ]
+    return show(request, "people.html", session, rows=rows, link="", study=here.book.settings())
+
+
+@router.post("/people/invite")
+def invite(
+    request: Request,
+    here: Here,
+    session: Owner,
+    role: Annotated[str, Form()],
+    note: Annotated[str, Form(max_length=200)] = "",
+) -> Response:
+    """Make an invitation and show its link, once."""
+    if role not in ("owner", "labeler"):
+        raise HTTPException(404, "one is invited as owner or as labeler")
+    chosen: Role = "owner" if role == "owner" else "labeler"
+    token = here.people.invite(chosen, note, here.clock(), INVITATION_HOURS)
+    link = f"{here.public_url.rstrip('/')}/join/{token}"
+    rows = [
+        {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
+        for one in here.people.everybody()
+    ]
+    return show(request, "people.html", session, rows=rows, link=link, study=here.book.settings())
+
+
+@router.post("/people/{person_id}/state")
+def decide(here: Here, session: Owner, person_id: str, state: Annotated[str, Form()]) -> Response:
+    """Let somebody in after their trial, or not."""
+    if state not in ("passed", "failed", "trial"):
+        raise HTTPException(404, "one is let in (passed), not let in (failed), or tries again (trial)")
+    chosen: dict[str, Standing] = {"passed": "passed", "failed": "failed", "trial": "trial"}
+    here.people.move(person_id, chosen[state])
+    here.people.note_act(person_id, "decided", {"version": state}, here.clock())
+    return RedirectResponse("/people", 303)
+
+
+@router.post("/people/{person_id}/erase")
+def erase(here: Here, session: Owner, person_id: str, sure: Annotated[str, Form()] = "") -> Response:
+    """Erase who somebody was and what they wrote."""
+    if person_id == session.person.id:
+        raise DataError("you cannot erase yourself; ask another owner")
+    if sure != "yes":
+        raise DataError("tick the box to say that you are sure; erasing cannot be undone")
+    here.people.erase(person_id)
+    return RedirectResponse("/people", 303)
+
+
+def _settings_as_text(study: Study) -> dict[str, str]:
+    return {name: "\n".join(value) if isinstance(value, tuple) else str(value) for name, value in asdict(study).items()}
+
+
+def _read(name: str, text: str, default: Any) -> Any:
+    """Read one setting from a form.
+
+    Raises:
+        ConfigError: it is no number where one is expected.
+    """
+    if isinstance(default, tuple):
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    if isinstance(default, bool):
+        return text == "True"
+    if isinstance(default, int | float):
+        try:
+            return type(default)(text)
+        except ValueError:
+            raise ConfigError(f'{name} is "{text[:40]}", expected a number such as {default}') from None
+    return text
+
+
+def _help_of(name: str) -> str:
+    """Return what a setting means: the string under its field."""
+    import ast
+    import inspect
+
+    body = ast.parse(inspect.getsource(Study)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = ""
+    for place, node in enumerate(body.body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            after = body.body[place + 1]
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found = " ".join(str(after.value.value).split())
+    return found

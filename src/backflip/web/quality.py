@@ -1,0 +1,134 @@
+"""What judgements are worth: each person's, each pair of people's, everybody's together; and where people disagree.
+
+Leaves out the measures themselves (`backflip.measures.judges`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from backflip.data import Estimate
+from backflip.measures.judges import ENOUGH, Said, Worth, alpha, between, noise, people_pairs, weights, worth
+from backflip.store.judged import Judged, judged_by_people
+from backflip.web.guard import Here, Owner, Place
+from backflip.web.pages import show
+
+router = APIRouter()
+MOST_PAIRS_OF_PEOPLE = 45
+SHOWN_DISAGREEMENTS = 20
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All that the page says."""
+
+    people: list[tuple[str, Worth, float]]
+    """Name, worth, weight in a fit."""
+    between: list[tuple[str, str, dict[str, Estimate | None]]]
+    alpha: Estimate | None
+    why_no_alpha: str
+    disagreements: list[dict[str, Any]]
+    cut: int = 0
+    """Pairs of people that are not shown."""
+
+
+@dataclass
+class _Kept:
+    """The last answer: it is computed again only when somebody judged."""
+
+    at: int = -1
+    found: Quality | None = None
+    lock: Lock = field(default_factory=Lock)
+
+
+@router.get("/quality")
+def quality_page(request: Request, here: Here, session: Owner) -> Response:
+    """Show what judgements are worth."""
+    kept: _Kept = request.app.state.__dict__.setdefault("kept_quality", _Kept())
+    last = here.store.last_judgement()
+    with kept.lock:
+        if kept.found is None or kept.at != last:
+            kept.at, kept.found = last, quality(here)
+        found = kept.found
+    return show(request, "quality.html", session, found=found, enough=ENOUGH, said=said_of_estimate)
+
+
+def quality(here: Place) -> Quality:
+    """Compute everything anew; the bootstraps draw from a fixed seed, so the page does not flicker."""
+    judged = judged_by_people(here.store)
+    said = [said_of(one) for one in judged if one.judgement.answer is not None]
+    rng = np.random.default_rng(0)
+    names = {one.judge: one.name for one in here.people.everybody()}
+    right = noise(said)
+    weigh = weights(right)
+    people = [
+        (names.get(judge, judge), worth(judge, said, rng), weigh.get(judge, 1.0))
+        for judge in sorted({one.judge for one in said}, key=lambda judge: names.get(judge, judge))
+    ]
+    pairs = people_pairs(said)
+    agree, why = alpha(said, rng)
+    return Quality(
+        people,
+        [(names.get(a, a), names.get(b, b), between(a, b, said, rng)) for a, b in pairs[:MOST_PAIRS_OF_PEOPLE]],
+        agree,
+        why,
+        _disagreements(judged, names),
+        max(0, len(pairs) - MOST_PAIRS_OF_PEOPLE),
+    )
+
+
+def said_of(one: Judged) -> Said:
+    """Return what a measure needs of a judgement."""
+    assert one.judgement.answer is not None
+    lengths = [len(item.content) for item in one.query.items]
+    gap = lengths[one.first] - lengths[1 - one.first]
+    texts = all(item.media == "text" for item in one.query.items)
+    return Said(
+        judge=one.judgement.judge,
+        pair=one.pair,
+        choice=one.choice(one.judgement.answer),
+        left_is_first=one.shown[0] == one.first,
+        seconds=one.judgement.seconds,
+        at=one.judgement.created,
+        known=None if one.known is None else one.choice(one.known),
+        again=one.again,
+        longer=0 if not texts or gap == 0 else 1 if gap > 0 else -1,
+    )
+
+
+def said_of_estimate(found: Estimate | None, kind: str = "share") -> str:
+    """Return a number with its interval in words, or that there are too few."""
+    if found is None:
+        return "too few to say"
+    scale, unit = (100, " %") if kind == "share" else (1, " s" if kind == "seconds" else "")
+    digits = 0 if kind == "share" else 1 if kind == "seconds" else 2
+    value, low, high = (f"{part * scale:.{digits}f}" for part in (found.value, found.low, found.high))
+    return f"{value}{unit} ({low} to {high}), n = {found.n}"
+
+
+def _disagreements(judged: list[Judged], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the pairs on which people chose against each other, the most divided first."""
+    by_pair: dict[str, list[Judged]] = {}
+    for one in judged:
+        if one.judgement.answer is not None and not one.again:
+            by_pair.setdefault(one.pair, []).append(one)
+    found: list[tuple[float, dict[str, Any]]] = []
+    for each in by_pair.values():
+        choices = [one.choice(one.judgement.answer) for one in each if one.judgement.answer is not None]
+        if 1 in choices and -1 in choices:
+            first = each[0]
+            split = {
+                "items": [first.query.items[first.first], first.query.items[1 - first.first]],
+                "question": first.query.question,
+                "for": [
+                    [names.get(o.judgement.judge, "?") for o, c in zip(each, choices, strict=True) if c == side]
+                    for side in (1, -1, 0)
+                ],
+            }
+            found.append((abs(float(np.mean(choices))), split))
+    return [split for _, split in sorted(found, key=lambda one: one[0])[:SHOWN_DISAGREEMENTS]]

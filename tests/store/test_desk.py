@@ -1,0 +1,112 @@
+"""Questions on people's desks, on both kinds of database: no more than asked for, whoever asks at once; nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backflip.data import Query
+from backflip.errors import DataError, StoreError
+from backflip.store import Store
+from backflip.store.desk import GOLD, Desk, Told, standing
+from backflip.store.people import People, Person
+from backflip.store.study import Known, Study, StudyBook
+
+Ask = Callable[..., Query]
+
+
+def join(store: Store, name: str) -> Person:
+    people = People(store)
+    return people.join(people.invite("labeler", "", 0.0, 1.0), name, "hashed", 0.0)
+
+
+def test_many_at_once_get_each_question_as_often_as_asked(where: str | Path, ask: Ask) -> None:
+    overlap, crowd = 2, 6
+    with Store.open(where) as store:
+        store.add_queries([ask(n) for n in range(60)])
+        everybody = [join(store, f"p{k}") for k in range(crowd)]
+        faults: list[BaseException] = []
+
+        def judge(person: Person) -> None:
+            desk, number = Desk(store), 0
+            try:
+                while held := desk.take(person, 3, overlap, 1.0, 1000.0):
+                    for one in held:
+                        number += 1
+                        assert desk.answer(person, Told(one.query.id, (1.0, 0.0), f"{person.id} {number}"), 1.0)
+            except BaseException as fault:
+                faults.append(fault)
+
+        threads = [threading.Thread(target=judge, args=(person,)) for person in everybody]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert faults == []
+        told = store.judgements(0)[0]
+        assert Counter(Counter(one.query_id for one in told).values()) == {overlap: 60}
+        assert len({(one.query_id, one.judge) for one in told}) == len(told)
+
+
+def test_what_others_began_is_finished_first(store: Store, ask: Ask) -> None:
+    store.add_queries([ask(n) for n in range(5)])
+    a, b = join(store, "a"), join(store, "b")
+    desk = Desk(store)
+    for one in desk.take(a, 2, 2, 0.0, 100.0):
+        desk.answer(a, Told(one.query.id, (1.0, 0.0), f"e{one.query.id}"), 0.0)
+    assert [one.query.id for one in desk.take(b, 3, 2, 0.0, 100.0)] == [ask(0).id, ask(1).id, ask(2).id]
+
+
+def test_known_questions_are_dealt_and_never_taken(store: Store, ask: Ask) -> None:
+    book, desk, a = StudyBook(store), Desk(store), join(store, "a")
+    assert book.add_known([Known(ask(n), (1.0, 0.0), "why") for n in range(3)]) == 3
+    assert book.add_known([Known(ask(0), (1.0, 0.0), "why")]) == 0
+    assert desk.take(a, 3, 5, 0.0, 100.0) == []
+    first = desk.unseen_known(a, 1)[0]
+    assert desk.deal(a, first, GOLD, 0.0, 100.0) and not desk.deal(a, first, GOLD, 0.0, 100.0)
+    (held,) = desk.take(a, 3, 5, 0.0, 100.0)
+    assert (held.query.id, held.purpose) == (first, GOLD)
+    assert len(desk.unseen_known(a, 9)) == 2 and len(desk.unseen_known(join(store, "b"), 9)) == 3
+    with pytest.raises(DataError, match="3 shares for 2 items"):
+        book.add_known([Known(ask(9), (1.0, 0.0, 0.0), "")])
+
+
+def test_taking_back_twice_and_what_stands(store: Store, ask: Ask) -> None:
+    store.add_queries([ask(0)])
+    a, desk = join(store, "a"), Desk(store)
+    desk.take(a, 1, 1, 0.0, 100.0)
+    for number, answer in enumerate(((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))):
+        assert desk.answer(a, Told(ask(0).id, answer, f"e{number}"), float(number))
+        if number < 2:
+            assert desk.take_back(a, f"u{number}", float(number), 10.0) == ask(0)
+    assert desk.take_back(a, "late", 100.0, 10.0) is None
+    assert len(store.judgements(0)[0]) == 5
+    assert [one.answer for one in standing(store.judgements(0)[0])] == [(0.5, 0.5)]
+    assert [one.answer for one in desk.said(a)] == [(0.5, 0.5)]
+    assert desk.counts(a) == {"study": 1}
+
+
+def test_settings_survive_and_unknown_ones_of_a_later_version_do_no_harm(store: Store) -> None:
+    book = StudyBook(store)
+    assert book.settings() == Study()
+    study = Study(axes=("a", "b"), overlap=3, scale="seven")
+    book.change(study, "owner", 0.0)
+    assert book.settings() == study
+    book.write("settings", '{"overlap": 2, "of_a_later_version": 1}', "owner", 1.0)
+    assert book.settings() == Study(overlap=2)
+
+
+def test_nobody_has_an_unknown_id(store: Store) -> None:
+    with pytest.raises(StoreError, match="nobody here"):
+        People(store).person("x")
+
+
+def test_media_are_kept_once(store: Store) -> None:
+    store.add_media("i", "video/mp4", b"\x00film")
+    store.add_media("i", "video/mp4", b"another")
+    assert store.media("i") == ("video/mp4", b"\x00film") and store.has_media("i")
+    assert store.media("j") is None and not store.has_media("j")

@@ -1,0 +1,156 @@
+"""A study in a store, people who are signed in, and a clock that tests set."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from backflip.data import Item, Query
+from backflip.store import Store
+from backflip.store.people import People, Person
+from backflip.store.study import Known, StudyBook
+from backflip.web.app import create_app
+from backflip.web.limits import Limit
+
+from .visitors import ARGUMENTS, PASSWORD, QUIET, Served, Visitor
+
+URL = "http://testserver"
+
+
+@dataclass
+class Clock:
+    """Seconds since 1970, as tests say."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pair(n: int, media: Any = "text") -> Query:
+    """Return the n-th question; the longer text is stored first and second in turn."""
+    items = [Item(f"opening {n}", f"answer {n} {'good ' * (k + 1)}", {"n": [n, k]}, media=media) for k in (0, 1)]
+    return Query(tuple(items if n % 2 else items[::-1]), "Which is better?", reason="random")
+
+
+@dataclass
+class Somebody:
+    """A person with a browser of their own, without a screen."""
+
+    person: Person
+    browser: TestClient
+    csrf: str
+    events: list[int] = field(default_factory=lambda: [0])
+
+    def next(self, count: int = 1) -> list[dict[str, Any]]:
+        found = self.browser.get(f"/judge/next?count={count}")
+        assert found.status_code == 200, found.text
+        return found.json()["pairs"]
+
+    def event(self) -> str:
+        self.events[0] += 1
+        return f"{self.person.id}{self.events[0]:016x}"
+
+    def send(self, query: str, choice: str | None = "1", **more: Any) -> Any:
+        body = {
+            "query": query,
+            "event": self.event(),
+            "choice": choice,
+            "timing": {"visible": 2.0, "whole": 2.5, "idle": 0.0},
+            **more,
+        }
+        return self.browser.post("/judge/answer", json=body, headers={"X-CSRF-Token": self.csrf})
+
+    def post(self, where: str, **form: Any) -> Any:
+        return self.browser.post(where, data={"csrf": self.csrf, **form})
+
+
+@dataclass
+class Site:
+    """A running application and what lies behind it."""
+
+    app: FastAPI
+    store: Store
+    clock: Clock
+    people: People
+    book: StudyBook
+
+    def come(self, name: str, role: Any = "labeler", *, ready: bool = True) -> Somebody:
+        """Invite somebody and let them join; `ready`: they have agreed and may judge."""
+        browser = TestClient(self.app, base_url=URL, follow_redirects=False)
+        token = self.people.invite(role, "", self.clock(), 1.0)
+        joined = browser.post(f"/join/{token}", data={"name": name, "password": PASSWORD})
+        assert joined.status_code == 303, joined.text
+        secret = self.people.secret_of(name)
+        assert secret is not None
+        page = browser.get("/judge").text
+        somebody = Somebody(secret[0], browser, page.split('data-csrf="')[1].split('"')[0])
+        if ready and role == "labeler":
+            assert somebody.post("/consent", agree="yes").status_code == 303
+        return somebody
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site with ten open questions."""
+    clock = Clock()
+    with Store.open(tmp_path / "store.sqlite") as store:
+        store.add_queries([pair(n) for n in range(10)])
+        app = create_app(store, URL, clock)
+        app.state.place.requests = Limit(burst=100_000, per_minute=1.0)  # tests are faster than people
+        yield Site(app, store, clock, People(store), StudyBook(store))
+
+
+@pytest.fixture
+def known() -> Callable[[int], list[Known]]:
+    """Make questions whose answers are known: the longer text is better."""
+
+    def make(count: int) -> list[Known]:
+        found: list[Known] = []
+        for n in range(100, 100 + count):
+            query = pair(n)
+            longer = len(query.items[0].content) > len(query.items[1].content)
+            found.append(Known(query, (1.0, 0.0) if longer else (0.0, 1.0), "It says more."))
+        return found
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("Chromium is not installed; `make system` installs it")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS), timeout=60_000)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    one = Served(tmp_path / "store.sqlite")
+    one.study(QUIET)
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def come(chromium: Browser, served: Served) -> Iterator[Callable[..., Visitor]]:
+    contexts: list[BrowserContext] = []
+
+    def visit(name: str, **options: Any) -> Visitor:
+        contexts.append(chromium.new_context(viewport={"width": 1280, "height": 800}, **options))
+        return Visitor(contexts[-1], served, name)
+
+    yield visit
+    for context in contexts:
+        context.close()

@@ -1,0 +1,109 @@
+"""A served application, and people before a screen who use nothing but keys; for tests in a real browser."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from playwright.sync_api import BrowserContext, Page, expect
+
+from backflip.store import Store
+from backflip.store.people import People
+from backflip.store.study import Study, StudyBook
+from backflip.web.app import create_app
+
+PASSWORD = "correct horse battery"
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
+QUIET = Study(gold_share=0.0, repeat_share=0.0)
+
+
+class Served:
+    """The application on a port of its own, in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store.open(path)
+        self.book, self.people = StudyBook(self.store), People(self.store)
+        config = uvicorn.Config(
+            create_app(self.store, "http://127.0.0.1"), port=0, log_level="warning", timeout_graceful_shutdown=1
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.store.close()
+
+    def study(self, study: Study) -> None:
+        self.book.change(study, "owner", time.time())
+
+
+class Visitor:
+    """Somebody before a screen, with keys and nothing else."""
+
+    def __init__(self, context: BrowserContext, served: Served, name: str, *, ready: bool = True) -> None:
+        self.context, self.served = context, served
+        self.page: Page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        token = served.people.invite("labeler", "", time.time(), 1.0)
+        self.page.goto(f"{served.url}/join/{token}")
+        self.page.keyboard.type(name)
+        self.page.keyboard.press("Tab")
+        self.page.keyboard.type(PASSWORD)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_url("**/judge")
+        self.page.keyboard.press("Tab")
+        self.page.locator("input[name=agree]").focus()
+        self.page.keyboard.press("Space")
+        self.page.keyboard.press("Enter")
+        expect(self.page.locator("#question")).to_be_visible()
+        if ready:
+            self.ready()
+
+    @property
+    def judge(self) -> str:
+        secret = self.served.people.secret_of(self.name())
+        assert secret is not None
+        return secret[0].judge
+
+    def name(self) -> str:
+        return self.page.locator(".who").inner_text()
+
+    def texts(self) -> list[str]:
+        return [self.page.locator(f"#side{k} .text").first.inner_text() for k in (1, 2)]
+
+    def ready(self, milliseconds: int = 15_000) -> None:
+        """Wait until a pair can be judged, as a person would."""
+        expect(self.page.locator("[data-choice='1'], [data-scale-point='1']").first).to_be_enabled(timeout=milliseconds)
+
+    def press(self, key: str) -> None:
+        """Wait for a pair, press a key, and wait until the next pair, or none, is shown."""
+        self.ready()
+        before = self.page.locator("#pair").inner_html() if self.page.locator("#pair").is_visible() else ""
+        self.page.keyboard.press(key)
+        self.page.wait_for_function(
+            "before => document.querySelector('#pair').hidden || document.querySelector('#pair').innerHTML !== before",
+            arg=before,
+        )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what the server is about to have; a page's answer takes its way."""
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came")
