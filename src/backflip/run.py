@@ -328,9 +328,11 @@ class Run:
                 self._vanish()
 
     def _has_begun(self) -> bool:
-        """Return whether anything happened that cannot be had again by starting anew: a question, a logged line, a saved state."""
+        """Return whether anything happened that cannot be had again by starting anew: a question, a logged line, a saved state,
+        or anything else in the folder that does not come with it: the runs of a sweep's arms, films."""
         saved = (self.path / files.CHECKPOINTS / RESUME).exists()
-        return bool(self._rows) or saved or self._store_elsewhere or any(self.store.counts().values())
+        made = [path for path in self.path.iterdir() if not path.name.startswith(files.MADE_AT_ONCE)]
+        return bool(self._rows or made) or saved or self._store_elsewhere or any(self.store.counts().values())
 
     def _vanish(self) -> None:
         """Remove a folder whose settings were refused before anything happened: it could only be resumed into the same error."""

@@ -27,6 +27,8 @@ METRICS, SAMPLES, NOTES = "metrics.jsonl", "samples.jsonl", "notes.jsonl"
 APPENDED = (METRICS, SAMPLES, NOTES)
 """Files that grow by lines, and that a resumed run takes back to where its resume point was saved."""
 CHECKPOINTS, RESULTS, STORE = "checkpoints", "results", "store.sqlite"
+MADE_AT_ONCE = (CONFIG, COMMAND, SEEDS, SUMMARY, LOCK, LOG, *APPENDED, CHECKPOINTS, RESULTS, STORE)
+"""What is in every run folder from the beginning; the store has further files of its name beside it."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,16 @@ def test_a_failed_arm_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
         assert read_run(folder_of(run, "true", 0)).status == "done"
 
 
+def test_a_sweep_that_failed_keeps_every_run_and_is_gone_on_with(tmp_path: Path) -> None:
+    """It once took itself for a run in which nothing had happened, and removed its folder with all that was finished."""
+    wrong = Arm("wrong", "control", SMALL | {"judged_by": "one_leg"})
+    with pytest.raises(DataError, match="go on with: backflip run --resume"), start(tmp_path / "run") as run:
+        carry_out([wrong, TRUE], CONFIG, run)
+    assert read_run(tmp_path / "run").status == "failed"
+    with Run.resume(tmp_path / "run") as again:
+        assert len(carry_out([TRUE], CONFIG, again)["true"]) == 2
+
+
 def test_a_killed_arm_is_gone_on_with(tmp_path: Path) -> None:
     with start(tmp_path / "run") as run:
         folder = folder_of(run, "true", 0)
