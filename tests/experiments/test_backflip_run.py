@@ -59,4 +59,4 @@ def test_a_given_reward_asks_nobody(tmp_path: Path, reward: str) -> None:
 
 def test_a_person_is_not_asked_for_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--overseer", "terminal", "--wait_seconds", "inf", "--reward", "teacher") == 2
-    assert "a person at the terminal is not asked where reward is teacher" in capsys.readouterr().err
+    assert "a person is not asked where reward is teacher" in capsys.readouterr().err
