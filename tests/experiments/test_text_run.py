@@ -168,7 +168,7 @@ def test_a_plan_says_what_a_run_needs_and_makes_nothing(
         ({"--prompts": "{latin}"}, "line 2 is not UTF-8 (byte 5)"),
         ({"--prompts": "{few}"}, "2 prompts with held_out_share 0.3 leave"),
         ({"--prompts": "{chats}"}, "the tokenizer has no chat template"),
-        ({"--overseer": "somebody"}, 'is "somebody"; expected terminal or FILE.py:FUNCTION'),
+        ({"--overseer": "somebody"}, 'is "somebody"; expected terminal, people or FILE.py:FUNCTION'),
         ({"--overseer": "{judges}:nobody"}, 'has no function "nobody"; it has wordy, shy, broken'),
         ({"--overseer": "{crashing}:judge"}, "failed while it was loaded (ZeroDivisionError"),
         ({"--overseer": "{judges}:broken"}, "(KeyError: 'no such film'); mend it and resume"),

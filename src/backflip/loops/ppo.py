@@ -35,7 +35,7 @@ from backflip.rewards.ensemble import RewardEnsemble, fit_ensemble
 from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
 from backflip.store.desk import standing
-from backflip.store.lineage import Lineage
+from backflip.store.lineage import Lineage, judgement_id
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -157,8 +157,8 @@ class Position:
     update: int = 0
     asked: list[str] = field(default_factory=list[str])
     """Ids of the questions so far: the store may hold those of other runs too."""
-    heard: int = 0
-    """Cursor behind the judgements that had come when the last reward was fitted."""
+    heard: list[str] = field(default_factory=list[str])
+    """Ids of the judgements that the last reward was fitted to, in the order of the questions."""
     rewards: list[str] = field(default_factory=list[str])
     """Ids of the reward models so far, as their lineage has them."""
     episodes: int = 0
@@ -208,8 +208,8 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
         if number < at.round or (number == at.round and at.fitted):  # answered before a kill: read it again
             known = run.store.queries_by_id(at.asked)
             questions = [known[query_id] for query_id in at.asked]
-            judgements, _ = run.store.judgements(0, until=at.heard)
-            pairs, counts = comparisons(questions, first_answers(questions, judgements))
+            told = run.store.judgements_by_id(at.heard)
+            pairs, counts = comparisons(questions, [told[one] for one in at.heard])
             if number < at.round:
                 continue
             reward = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{number}")
@@ -222,7 +222,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
                 # a policy that repeats itself makes the same question twice: it is asked, and counts, once
                 questions = list({query.id: query for query in [*questions, *new]}.values())
                 bar.advance(2 * asked)
-            answers, heard = gather(parts.overseer, questions, config, run)
+            answers, _ = gather(parts.overseer, questions, config, run)
             pairs, counts = comparisons(questions, answers)
             run.log(number, "ask", **{name: float(value) for name, value in counts.items()})
             # -- fit ---------------------------------------------------------------------------------------------------
@@ -232,7 +232,8 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
                 reward.measure_normaliser(probe, reference.hash())
                 bar.advance(config.normalise_on)
             run.checkpoint("reward_model", number, lambda folder, fitted=reward: fitted.save(folder, policy.tokenizer))
-            at.asked, at.heard, at.fitted = [query.id for query in questions], heard, True
+            at.asked, at.heard = [query.id for query in questions], [judgement_id(one) for one in answers]
+            at.fitted = True
             made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", answers, time.time())
             at.rewards = [*at.rewards, made]
             save()
@@ -351,7 +352,7 @@ def pair_up(items: Sequence[Item], question: str, rng: np.random.Generator) -> l
 def gather(
     overseer: Overseer, questions: Sequence[Query], config: PPOLoopConfig, run: Run
 ) -> tuple[list[Judgement], int]:
-    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers, and the cursor behind them."""
+    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
     wanted = {query.id for query in questions}
     heard: list[Judgement] = []
     cursor, began = 0, time.monotonic()
@@ -368,7 +369,7 @@ def gather(
                 break
             if getattr(overseer, "stopped", False):  # the person went away: what is asked stays in the store
                 raise KeyboardInterrupt
-    return first_answers(questions, heard), cursor
+    return first_answers(questions, heard), len(heard)
 
 
 def first_answers(questions: Sequence[Query], judgements: Sequence[Judgement]) -> list[Judgement]:

@@ -140,10 +140,8 @@ class Store:
             _add_judgements(connection, judgements)
             return _last(connection, schema.judgements)
 
-    def judgements(
-        self, since: int = 0, limit: int | None = None, wait: float = 0.0, until: int | None = None
-    ) -> tuple[list[Judgement], int]:
-        """Return the judgements recorded after cursor `since` (and up to cursor `until`), in order, and the new cursor.
+    def judgements(self, since: int = 0, limit: int | None = None, wait: float = 0.0) -> tuple[list[Judgement], int]:
+        """Return the judgements recorded after cursor `since`, in order, and the new cursor.
 
         `wait` is the number of seconds to wait for the first one; 0 returns at once.
         """
@@ -151,8 +149,6 @@ class Store:
         while True:
             with self._database.transaction("read") as connection:
                 wanted = select(table).where(table.c.seq > since).order_by(table.c.seq).limit(limit)
-                if until is not None:
-                    wanted = wanted.where(table.c.seq <= until)
                 rows = connection.execute(wanted).mappings().all()
             if rows or (left := deadline - time.monotonic()) <= 0:
                 return [records.judgement(row) for row in rows], rows[-1]["seq"] if rows else since
