@@ -83,8 +83,6 @@ class Run:
         self._seconds_before = self._peak_before_mb = 0.0
         self._clock = time.monotonic()
         self._finished = False
-        self.progress = Progress()
-        """Shows phases to whoever watches; a command that wants quiet puts another in its place."""
         self._trackers: Any = None
         if names := command["trackers"]:
             from backflip.trackers import Trackers
@@ -328,8 +326,7 @@ class Run:
                 self._vanish()
 
     def _has_begun(self) -> bool:
-        """Return whether anything happened that cannot be had again by starting anew: a question, a logged line, a saved state,
-        or anything else in the folder that does not come with it: the runs of a sweep's arms, films."""
+        """Return whether anything is there that starting anew would not bring: a question, a line, a state, an arm's runs, films."""
         saved = (self.path / files.CHECKPOINTS / RESUME).exists()
         made = [path for path in self.path.iterdir() if not path.name.startswith(files.MADE_AT_ONCE)]
         return bool(self._rows or made) or saved or self._store_elsewhere or any(self.store.counts().values())
