@@ -149,6 +149,18 @@ def test_undo_is_an_event_and_the_pair_comes_again(site: Site) -> None:
     assert late.status_code == 409 and "too long ago" in late.json()["error"]
 
 
+def test_a_pair_taken_back_stays_with_whoever_thinks_about_it(site: Site) -> None:
+    set_study(site, QUIET)
+    ann, bob = site.come("Ann"), site.come("Bob")
+    (shown,) = ann.next()
+    ann.send(shown["id"])
+    ann.browser.post("/judge/undo", data={"event": ann.event()}, headers={"X-CSRF-Token": ann.csrf})
+    site.clock.now += QUIET.undo_seconds + 1
+    assert shown["id"] not in {one["id"] for one in bob.next(8)}
+    ann.send(shown["id"], "2")
+    assert "late" not in site.store.judgements(0)[0][-1].details
+
+
 def test_training_hears_only_what_stands(site: Site) -> None:
     set_study(site, QUIET)
     overseer = PeopleOverseer(site.store, clock=site.clock)

@@ -86,7 +86,6 @@ def _shown(host: str) -> str:
 
 def _listening(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises ConfigError where the address cannot be had."""
-
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -186,8 +186,7 @@ class Desk:
                 return None
             details = {"undoes": claim["judgement_id"], "event": event}
             _append(connection, Judgement(claim["query_id"], person.judge, None, UNDONE, 1.0, now, None, details))
-            until = now + within_seconds
-            _set_claim(connection, person, claim["query_id"], state="held", since=0.0, until=until, judgement_id=None)
+            _set_claim(connection, person, claim["query_id"], state="held", since=0.0, judgement_id=None)
         return self._store.query(claim["query_id"])
 
     def counts(self, person: Person) -> dict[str, int]:

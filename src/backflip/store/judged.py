@@ -5,7 +5,7 @@ Leaves out what the rows are worth (`backflip.measures.judges`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backflip.data import Judgement, Query, digest
@@ -40,14 +40,19 @@ class Judged:
 
     def choice(self, shares: tuple[float, ...]) -> int:
         """Return 1 where shares prefer the pair's own first item, -1 where the second, 0 where neither."""
-        gap = shares[self.first] - shares[1 - self.first]
-        return 0 if abs(gap) < 1e-9 else 1 if gap > 0 else -1
+        return choice_of((shares[self.first], shares[1 - self.first]))
 
     @property
     def shown(self) -> tuple[int, ...]:
         """The places as they were on the screen; as the query says where the judgement does not."""
         order = self.judgement.details.get("shown")
         return tuple(order) if order else self.query.order or tuple(range(len(self.query.items)))
+
+
+def choice_of(shares: Sequence[float]) -> int:
+    """Return 1 where the first of two shares is larger, -1 where the second is, 0 where they are equal."""
+    gap = shares[0] - shares[1]
+    return 0 if abs(gap) < 1e-9 else 1 if gap > 0 else -1
 
 
 def judged_by_people(store: Store) -> list[Judged]:

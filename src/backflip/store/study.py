@@ -156,11 +156,3 @@ class StudyBook:
         return [
             Known(found[row["query_id"]], tuple(row["answer"]), row["explanation"], row["difficulty"]) for row in rows
         ]
-
-
-def agrees(answer: Sequence[float] | None, known: Sequence[float]) -> float:
-    """Return how far an answer agrees with a known one: 1 or 0, and a half where exactly one of the two is a tie. Can't tell is 0."""
-    if answer is None:
-        return 0.0
-    signs = [0 if abs(one[0] - one[1]) < 1e-9 else 1 if one[0] > one[1] else -1 for one in (answer, known)]
-    return 1.0 if signs[0] == signs[1] else 0.5 if 0 in signs else 0.0

@@ -6,6 +6,8 @@ What is shown comes as JSON that the page's script puts on the screen as text an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
@@ -15,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from backflip import __version__
 from backflip.data import Item
 from backflip.errors import DataError
+from backflip.measures.judges import agreement
+from backflip.overseers.shown import SEVEN_POINTS, as_stored
 from backflip.store.desk import TRIAL, Held, Told
+from backflip.store.judged import choice_of
 from backflip.store.people import Person
-from backflip.store.study import Study, agrees
+from backflip.store.study import Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
@@ -27,8 +32,8 @@ AHEAD = 3
 """Pairs that a page holds: the one on the screen, and those that come next at once."""
 MOST = 8
 """Pairs before one person at most, with those whose answers are on their way."""
-SEVEN = (0.98, 0.88, 0.7, 0.5, 0.3, 0.12, 0.02)
-"""What each point of the scale of seven means, as the share of the first place."""
+SAID = {1: "1 is better", 0: "both are about equal", -1: "2 is better"}
+"""What is known of a pair, in words, by the choice that is right of the two places."""
 CHOICES = {"1": (1.0, 0.0), "=": (0.5, 0.5), "2": (0.0, 1.0)}
 SKIPPED = "can't tell"
 LONGEST_TEXT = 100_000
@@ -127,7 +132,7 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     held = here.desk.holding(person, given.query)
     shares, note = _shares(given, study)
     order = dealing.order_for(person, held)
-    stored = None if shares is None else _as_stored(shares, order)
+    stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
     new = here.desk.answer(person, _told(here, given, stored, note, order), here.clock())
     found: dict[str, Any] = {"recorded": new}
     if held.purpose == TRIAL:
@@ -187,18 +192,11 @@ def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, st
     if study.scale == "seven":
         if given.scale is None:
             raise DataError("this study asks how much better one is, from 1 to 7; load the page again")
-        share = SEVEN[given.scale - 1]
+        share = SEVEN_POINTS[-given.scale]
         return (share, 1 - share), ""
     if given.choice is None:
         raise DataError("this study asks which one is better; load the page again")
     return CHOICES[given.choice], ""
-
-
-def _as_stored(shares: tuple[float, float], order: tuple[int, ...]) -> tuple[float, ...]:
-    stored = [0.0] * len(order)
-    for index, share in zip(order, shares, strict=True):
-        stored[index] = share
-    return tuple(stored)
 
 
 def _shown(here: Place, person: Person, held: Held) -> dict[str, Any]:
@@ -238,25 +236,23 @@ def _explained(
 ) -> dict[str, Any]:
     """Return what is said after a pair of the trial, and whether the trial is over."""
     known = next(one for one in here.book.known() if one.query.id == held.query.id)
-    best = [known.answer[index] for index in order]
-    said = (
-        "both are about equal"
-        if abs(best[0] - best[1]) < 1e-9
-        else "1 is better"
-        if best[0] > best[1]
-        else "2 is better"
-    )
+    said = SAID[choice_of([known.answer[index] for index in order])]
     over = here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
     if over:
         here.people.move(person.id, "waiting")
         here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())
-    return {"known": said, "agrees": agrees(stored, known.answer), "explanation": known.explanation, "over": over}
+    return {"known": said, "agrees": _agrees(stored, known.answer), "explanation": known.explanation, "over": over}
 
 
 def _trial_result(here: Place, person: Person) -> dict[str, Any]:
     """Return how a trial went: pairs, how many agreed, mean seconds."""
     known = {one.query.id: one.answer for one in here.book.known()}
     told = [one for one in here.desk.said(person) if one.details.get("purpose") == TRIAL and one.query_id in known]
-    agreed = sum(agrees(one.answer, known[one.query_id]) for one in told)
+    agreed = sum(_agrees(one.answer, known[one.query_id]) for one in told)
     seconds = [one.seconds for one in told if one.seconds is not None]
     return {"pairs": len(told), "agreed": agreed, "seconds": sum(seconds) / len(seconds) if seconds else 0.0}
+
+
+def _agrees(answer: Sequence[float] | None, known: Sequence[float]) -> float:
+    """Return how far an answer agrees with a known one, by the convention of all measures; can't tell does not."""
+    return 0.0 if answer is None else agreement(choice_of(answer), choice_of(known))

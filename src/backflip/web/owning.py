@@ -12,9 +12,9 @@ from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
-from backflip.store.people import Role, Standing
+from backflip.store.people import Role, Session, Standing
 from backflip.store.study import Study
-from backflip.web.guard import Here, Owner
+from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
 
 router = APIRouter()
@@ -73,15 +73,7 @@ def write_document(
 @router.get("/people")
 def people_page(request: Request, here: Here, session: Owner) -> Response:
     """Show who takes part, how far they are, and how much they have judged."""
-    rows = [
-        {
-            "person": one,
-            "counts": here.desk.counts(one),
-            "trial": (here.people.acts(one.id, "trial") or [None])[-1],
-        }
-        for one in here.people.everybody()
-    ]
-    return show(request, "people.html", session, rows=rows, link="", study=here.book.settings())
+    return _people(request, here, session)
 
 
 @router.post("/people/invite")
@@ -98,11 +90,7 @@ def invite(
     chosen: Role = "owner" if role == "owner" else "labeler"
     token = here.people.invite(chosen, note, here.clock(), INVITATION_HOURS)
     link = f"{here.public_url.rstrip('/')}/join/{token}"
-    rows = [
-        {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
-        for one in here.people.everybody()
-    ]
-    return show(request, "people.html", session, rows=rows, link=link, study=here.book.settings())
+    return _people(request, here, session, link)
 
 
 @router.post("/people/{person_id}/state")
@@ -125,6 +113,15 @@ def erase(here: Here, session: Owner, person_id: str, sure: Annotated[str, Form(
         raise DataError("tick the box to say that you are sure; erasing cannot be undone")
     here.people.erase(person_id)
     return RedirectResponse("/people", 303)
+
+
+def _people(request: Request, here: Place, session: Session, link: str = "") -> Response:
+    """Return the page about everybody; `link` is an invitation that was made just now."""
+    rows = [
+        {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
+        for one in here.people.everybody()
+    ]
+    return show(request, "people.html", session, rows=rows, link=link, study=here.book.settings())
 
 
 def _settings_as_text(study: Study) -> dict[str, str]:
