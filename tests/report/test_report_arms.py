@@ -27,6 +27,7 @@ def comparison(tmp_path: Path) -> Path:
             for seed, value in enumerate(values):
                 folder = run.path / "arms" / arm / f"seed_{seed}"
                 with Run.create("control", ArmsConfig(seed=seed), root=tmp_path, folder=folder, seed=seed) as one:
+                    one.estimate("pair_accuracy", Estimate(0.9 + 0.05 * seed, 0.8, 1.0, 20))
                     one.estimate("true_return", Estimate(value, value - 1, value + 1, 20))
     return tmp_path / "a # sweep"
 
@@ -34,7 +35,8 @@ def comparison(tmp_path: Path) -> Path:
 def test_means_and_intervals_are_over_the_runs_of_an_arm(comparison: Path) -> None:
     section = arms_section(comparison, runs_within(comparison))
     assert section is not None
-    (figure,) = section.figures
+    figure, shares = section.figures
+    assert isinstance(shares, Dots) and all(0 <= row.low and row.high <= 1 for row in shares.rows)
     assert isinstance(figure, Dots)
     found = {row.label: row for row in figure.rows}
     expected = mean_interval(np.array(RETURNS["labels_700"]))

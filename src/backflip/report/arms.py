@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from backflip.data import Estimate
 from backflip.errors import DataError
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 from backflip.report.evidence import Evidence, gather
 from backflip.report.marks import Axis, Dots, dot
 from backflip.report.render import Section
@@ -69,12 +69,14 @@ def _over_seeds(name: str, done: Sequence[Evidence]) -> Dots:
     for one in done:
         if name in one.estimates:
             held.setdefault(_arm(one), []).append(one.estimates[name].value)
-    spread = {arm: _spread(values) for arm, values in held.items()}
-    rows = tuple(dot(arm, f"run{place % 8}", each) for place, (arm, each) in enumerate(spread.items()))
     words = wording(name)
+    spread = {arm: _spread(values, share=words.unit == "share") for arm, values in held.items()}
+    rows = tuple(dot(arm, f"run{place % 8}", each) for place, (arm, each) in enumerate(spread.items()))
     caption = f"{words.meaning} Mean over the arm's runs, with its 95 % interval over them.".strip()
     return Dots(f"arms-{name}", words.label, caption, Axis(words.label, words.unit), rows)
 
 
-def _spread(values: Sequence[float]) -> Estimate:
-    return mean_interval(values) if len(values) > 1 else Estimate(values[0], values[0], values[0], 0)
+def _spread(values: Sequence[float], *, share: bool) -> Estimate:
+    if len(values) > 1:
+        return share_interval(values) if share else mean_interval(values)
+    return Estimate(values[0], values[0], values[0], 0)
