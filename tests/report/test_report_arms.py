@@ -36,7 +36,7 @@ def test_means_and_intervals_are_over_the_runs_of_an_arm(comparison: Path) -> No
     section = arms_section(comparison, runs_within(comparison))
     assert section is not None
     figure, shares = section.figures
-    assert isinstance(shares, Dots) and all(0 <= row.low and row.high <= 1 for row in shares.rows)
+    assert isinstance(shares, Dots) and all(row.low >= 0 and row.high <= 1 for row in shares.rows)
     assert isinstance(figure, Dots)
     found = {row.label: row for row in figure.rows}
     expected = mean_interval(np.array(RETURNS["labels_700"]))
