@@ -27,7 +27,9 @@ METRICS, SAMPLES, NOTES = "metrics.jsonl", "samples.jsonl", "notes.jsonl"
 APPENDED = (METRICS, SAMPLES, NOTES)
 """Files that grow by lines, and that a resumed run takes back to where its resume point was saved."""
 CHECKPOINTS, RESULTS, STORE = "checkpoints", "results", "store.sqlite"
-MADE_AT_ONCE = (CONFIG, COMMAND, SEEDS, SUMMARY, LOCK, LOG, *APPENDED, CHECKPOINTS, RESULTS, STORE)
+AGAIN = "again.json"
+"""In a run that is trained again on an earlier one's judgements (`run_again`)."""
+MADE_AT_ONCE = (AGAIN, CONFIG, COMMAND, SEEDS, SUMMARY, LOCK, LOG, *APPENDED, CHECKPOINTS, RESULTS, STORE)
 """What is in every run folder from the beginning; the store has further files of its name beside it."""
 
 

@@ -74,6 +74,28 @@ def test_from_a_judge_in_a_file_to_a_policy(tmp_path: Path, tiny_policy: Path, p
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_what_was_judged_teaches_the_same_policy_again_and_another_one_in_two_rounds(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path
+) -> None:
+    one = carry_out(tmp_path / "run", tiny_policy, prompts, f"{judges}:shy")
+    judges.write_text("def shy(*_): raise RuntimeError('nobody is asked')")
+    assert main(["run", "--again", str(one.path), "--folder", str(tmp_path / "again"), "--quiet"]) == 0
+    other = read_run(tmp_path / "again")
+    for phase in ("ask", "reward", "ppo"):
+        assert [{k: v for k, v in row.items() if "seconds" not in k} for row in of_phase(one, phase)] == [
+            {k: v for k, v in row.items() if "seconds" not in k} for row in of_phase(other, phase)
+        ]
+    assert "win_rate_by_overseer" not in other.summary["estimates"]  # the final comparisons were not asked again
+    two = ["run", "--again", str(one.path), "--rounds", "2", "--folder", str(tmp_path / "two"), "--quiet"]
+    assert main(two) == 0
+    asked = [row["judgements"] for row in of_phase(read_run(tmp_path / "two"), "ask")]
+    assert (
+        len(asked) == 2
+        and asked[0] == pytest.approx(asked[1] / 2, abs=1)
+        and asked[1] == len(one.results["asked"]["asked"])
+    )
+
+
 def test_chats_and_adapters(tmp_path: Path, tiny_chat_policy: Path, chats: Path, judges: Path) -> None:
     record = carry_out(
         tmp_path / "run", tiny_chat_policy, chats, f"{judges}:wordy", "--rounds", "2", "--lr", "0.02", "weights:lora", "--weights.rank", "2",

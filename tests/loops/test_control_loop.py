@@ -94,7 +94,7 @@ def test_it_asks_what_was_planned_and_learns(tmp_path: Path) -> None:
         parts = parts_of(run, CONFIG)
         before = {name: value.clone() for name, value in parts.policy.state_dict().items()}
         at = train(parts, CONFIG, run)
-        assert at.update == 12 and len(at.asked) == len(at.answered) == 20
+        assert at.update == 12 and len(at.asked) == len(at.heard) == 20
         assert run.store.counts()["judgements"] == 20
     assert torch.get_num_threads() == 2
     rows = metrics(tmp_path / "run")
@@ -110,7 +110,7 @@ def test_it_never_waits_and_takes_late_answers_out_of_order(tmp_path: Path) -> N
     with start(tmp_path / "run") as run:
         judge = Judge(run.store, patience=3)
         at = train(parts_of(run, CONFIG, judge), CONFIG, run)
-        assert at.update == 12 and 0 < len(at.answered) < 20  # the last ones came too late, and nobody waited
+        assert at.update == 12 and 0 < len(at.heard) < 20  # the last ones came too late, and nobody waited
     rows = metrics(tmp_path / "run")
     control = [row for row in rows if row["phase"] == "control"]
     assert control[0]["asked"] == 5 and control[0]["answered"] == 0 and "policy_loss" not in control[0]
@@ -122,7 +122,7 @@ def test_a_judge_who_always_skips_teaches_nothing_and_breaks_nothing(tmp_path: P
         parts = parts_of(run, CONFIG, Judge(run.store, skips=True))
         before = [value.clone() for value in parts.policy.parameters()]
         at = train(parts, CONFIG, run)
-        assert (at.unanswered, at.ties, len(at.answered)) == (20, 0, 20)
+        assert (at.unanswered, at.ties, len(at.heard)) == (20, 0, 20)
         assert all(torch.equal(a, b) for a, b in zip(before, parts.policy.parameters(), strict=True))
     assert not [row for row in metrics(tmp_path / "run") if row["phase"] == "reward"]
 
@@ -131,7 +131,8 @@ def test_answers_that_are_only_measured_teach_nothing_yet(tmp_path: Path) -> Non
     config = replace(CONFIG, comparisons=1, fit=replace(CONFIG.fit, held_out=0.9))
     with start(tmp_path / "run", config) as run:
         at = train(parts_of(run, config), config, run)
-        assert at.held == at.answered == at.asked and len(at.asked) == 1
+        told = run.store.judgements_by_id(at.heard).values()
+        assert at.held == [one.query_id for one in told] == at.asked and len(at.asked) == 1
     assert not [row for row in metrics(tmp_path / "run") if row["phase"] == "reward"]
 
 
@@ -194,7 +195,7 @@ def test_a_given_reward_asks_nobody_and_teaches(tmp_path: Path) -> None:
         parts = replace(parts_of(run, CONFIG), given=lambda rows: rows.obs[:, 1:, 5].double())
         before = parts.policy.actor[4].detach().clone()
         at = train(parts, CONFIG, run)
-        assert at.asked == at.answered == [] and run.store.counts()["queries"] == 0
+        assert at.asked == at.heard == [] and run.store.counts()["queries"] == 0
         assert not torch.equal(before, parts.policy.actor[4])
     rows = [row for row in metrics(tmp_path / "run") if row["phase"] == "control"]
     assert all(abs(row["reward_sum_mean"]) < 1e-3 and row["given_std"] > 0 for row in rows)

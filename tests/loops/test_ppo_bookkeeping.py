@@ -22,11 +22,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from backflip.data import Item, Judgement, Query
 from backflip.errors import ConfigError
+from backflip.loops.answers import answers_to
 from backflip.loops.ppo import (
     Parts,
     PPOLoopConfig,
     StopRules,
-    first_answers,
     pair_up,
     share,
     stream,
@@ -164,7 +164,7 @@ def test_the_first_answer_to_a_question_counts() -> None:
         Judgement(asked[0].id, "a", None, note="skipped"),
         Judgement(asked[2].id, "b", (0.0, 1.0)),
     ]
-    assert first_answers(asked, said) == [said[2], said[0]]
+    assert answers_to(asked, said) == [said[2], said[0]]
 
 
 @pytest.mark.parametrize(

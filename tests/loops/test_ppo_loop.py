@@ -19,12 +19,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
 from backflip.loops import ppo as loop
+from backflip.loops.answers import gather
 from backflip.loops.ppo import (
     Parts,
     PPOLoopConfig,
     StopRules,
     Trained,
-    gather,
     pair_up,
     train,
 )

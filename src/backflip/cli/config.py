@@ -21,8 +21,8 @@ SIDES, RULES = "│| ", "╭╮╰╯─+- "
 C = TypeVar("C")
 
 
-def parse(config: type[C], args: Sequence[str], prog: str, others: Iterable[str] = ()) -> C:
-    """Return the config with these overrides; `others` are further option names to suggest from.
+def parse(config: type[C], args: Sequence[str], prog: str, others: Iterable[str] = (), before: C | None = None) -> C:
+    """Return the config with these overrides of `before` (None: of the defaults); `others` are further option names to suggest from.
 
     Raises:
         ConfigError: an option names no field, its value does not fit, or is no number.
@@ -33,7 +33,9 @@ def parse(config: type[C], args: Sequence[str], prog: str, others: Iterable[str]
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint), redirect_stdout(complaint):
-            found = tyro.cli(config, args=list(args), prog=prog, use_underscores=True, config=_markers())
+            found = tyro.cli(
+                config, args=list(args), prog=prog, use_underscores=True, config=_markers(), **_default(before)
+            )
     except SystemExit as stop:
         raise ConfigError(f"{_first_part(complaint.getvalue())}; see `{prog} --help`") from stop
     check_numbers(found)
@@ -48,6 +50,10 @@ def print_help(config: type[Any], prog: str) -> None:
         tyro.cli(config, args=["--help"], prog=prog, use_underscores=True, config=_markers())
     except SystemExit:
         return
+
+
+def _default(before: object) -> dict[str, Any]:
+    return {} if before is None else {"default": before}
 
 
 def _markers() -> tuple[Any, ...]:

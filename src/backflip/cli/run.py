@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,12 @@ def main(argv: Sequence[str]) -> int:
     wants_help = "-h" in overrides or "--help" in overrides
     if own.resume is not None and not wants_help:
         return _resume(name, own, overrides)
+    if own.without and own.again is None:
+        raise ConfigError(
+            "--without leaves judgements of an earlier run out; say of which: --again RUN --without PERSON"
+        )
+    if own.again is not None and not wants_help:
+        return _again(name, own, overrides, parser)
     if name is None:
         return _help(parser) if wants_help else _no_name()
     spec = find(name)
@@ -65,6 +71,19 @@ def _options(name: str) -> Options:
         "--folder", type=Path, metavar="DIR", help="this run's folder (default: a new one under --runs)"
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run, with the settings it has")
+    parser.add_argument(
+        "--again",
+        type=Path,
+        metavar="RUN",
+        help="train anew on what a finished run asked and heard; its settings are kept where no others are given",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="PERSON",
+        help="with --again: leave out what this person (or other judge) said; may be given several times",
+    )
     parser.add_argument("--plan", action="store_true", help="say what it will need (memory, time, judgements) and stop")
     parser.add_argument(
         "--store", metavar="URL", help="postgresql:// address of the store (default: SQLite in the run folder)"
@@ -103,6 +122,29 @@ def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     return _carry_out(spec, config, run, quiet=own.quiet)
 
 
+def _again(name: str | None, own: Namespace, overrides: Sequence[str], parser: Options) -> int:
+    """Train anew on the judgements of an earlier run, or on some of them."""
+    from backflip.cli.config import parse
+    from backflip.progress import Progress
+    from backflip.run import Run
+    from backflip.run_again import begin, prepare
+    from backflip.run_config import config_from_json
+
+    record, again = prepare(own.again, own.without)
+    if name not in (None, record.experiment):
+        raise ConfigError(f'{own.again} is a run of "{record.experiment}", not of "{name}"; leave the name out')
+    spec = find(record.experiment)
+    before = config_from_json(spec.config, record.config)
+    config = parse(spec.config, overrides, parser.prog, parser.names(), before)
+    if own.plan:
+        return _plan(spec, config)
+    run = Run.create(
+        spec.name, config, root=own.runs, seed=config.seed, trackers=own.trackers, folder=own.folder, store=own.store
+    )
+    run.progress = Progress(quiet=own.quiet)
+    return _carry_out(spec, config, run, quiet=own.quiet, begin=lambda: begin(run, record, again))
+
+
 def _plan(spec: Experiment, config: Any) -> int:
     if spec.plan is None:
         raise ConfigError(
@@ -112,8 +154,8 @@ def _plan(spec: Experiment, config: Any) -> int:
     return 0
 
 
-def _carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool) -> int:
-    """Do the work; the run records how it ended, and can be resumed whatever happened."""
+def _carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool, begin: Callable[[], None] | None = None) -> int:
+    """Do the work, after what must be there before it; the run records how it ended, and can be resumed whatever happened."""
     if quiet:
         from backflip.progress import Progress
 
@@ -121,6 +163,8 @@ def _carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool) -> int:
     without_foreign_bars()
     try:
         with _terminated_like_interrupted(), run:
+            if begin is not None:
+                begin()
             spec(config, run)
     except KeyboardInterrupt:
         print(f"stopped; go on with: backflip run --resume {run.path}", file=sys.stderr)

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from backflip.data import Estimate, Query
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.loops.ppo import first_answers, stream
+from backflip.loops.answers import answers_to
+from backflip.loops.ppo import stream
 from backflip.measures.camera_truth import (
     Outcomes,
     best,
@@ -159,7 +160,7 @@ def learn(p: float, seed: int, outcomes: Outcomes, config: CameraConfig, run: Ru
         queries = questions(policy, world, p, f"seed {seed}, second camera {p:g}, round {number + 1}", config, rng)
         overseer.ask(queries)
         judgements, cursor = overseer.answers(cursor)
-        pairs += comparisons(queries, first_answers(queries, judgements))[0]
+        pairs += comparisons(queries, answers_to(queries, judgements))[0]
         stats |= fit(world, pairs, [], stream(seed, "fit", point, number))
         # What a wrong reward of the round before taught for good could not be unlearned: the hand tries everything again.
         policy.load_state_dict(policy.slipping(config.slip).state_dict())

@@ -22,6 +22,7 @@ from backflip.measures.one_leg import one_leg_truth
 from backflip.measures.stats import mean_interval
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.people import PeopleOverseer
+from backflip.overseers.recorded import recorded
 from backflip.overseers.synthetic import SyntheticTeacher, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import Plan
@@ -195,6 +196,8 @@ def check_pictures(task: Task | GymTask) -> None:
 
 def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher who compares clips by the environment's own reward."""
+    if (again := recorded(run.path, run.store)) is not None:
+        return again
     if config.overseer != "synthetic":
         replays = None if isinstance(task, Task) else Replays(task, drawn=True)
         film = ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)

@@ -130,7 +130,7 @@ def write_cost(at: Position, judge: str, run: Run) -> None:
     run.result(
         "cost",
         {
-            "comparisons": len(at.answered),
+            "comparisons": len(at.heard),
             "unanswered": at.unanswered,
             "ties": at.ties,
             "judge": judge,

@@ -41,6 +41,7 @@ from backflip.optimise.kl import FixedKL, KLControl
 from backflip.optimise.ppo import PPOConfig
 from backflip.optimise.scores import ScoreRules
 from backflip.overseers.people import PeopleOverseer
+from backflip.overseers.recorded import recorded
 from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, teacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
@@ -174,6 +175,8 @@ class Look:
 
 def overseer_of(config: ReviewsConfig, gold: Gold, world: TextWorld, base: LMPolicy, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher, whose rationality is set on answers of the base to training openings."""
+    if (again := recorded(run.path, run.store)) is not None:
+        return again
     if config.overseer == "terminal":
         return TerminalOverseer(run.store)
     if config.overseer == "people":

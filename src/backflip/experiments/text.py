@@ -20,12 +20,14 @@ import torch
 from backflip.data import Episodes, Estimate, Item, Judgement, Query
 from backflip.errors import ConfigError, DataError
 from backflip.experiments import experiment
-from backflip.loops.ppo import Parts, PPOLoopConfig, Trained, first_answers, gather, stream, train
+from backflip.loops.answers import answers_to, gather
+from backflip.loops.ppo import Parts, PPOLoopConfig, Trained, stream, train
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, wilson
 from backflip.overseers.function import FunctionOverseer
 from backflip.overseers.people import PeopleOverseer
+from backflip.overseers.recorded import recorded
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.checkpoints import read_tokenizer
@@ -201,7 +203,11 @@ def compare(
         for k in range(count)
     ]
     judgements, _ = gather(overseer, questions, config, run)
-    shares = [judgement.answer[0] for judgement in first_answers(questions, judgements) if judgement.answer is not None]
+    by_question: dict[str, list[float]] = {}
+    for one in answers_to(questions, judgements):
+        if one.answer is not None:
+            by_question.setdefault(one.query_id, []).append(one.answer[0])
+    shares = [float(np.mean(each)) for each in by_question.values()]  # several people may have judged a pair
     if shares:
         run.estimate("win_rate_by_overseer", wilson(sum(shares), len(shares)))
     else:
@@ -259,6 +265,8 @@ def overseer_of(text: str, run: Run) -> Overseer:
     Raises:
         ConfigError: it names none.
     """
+    if (again := recorded(run.path, run.store)) is not None:
+        return again
     if text == "terminal":
         return TerminalOverseer(run.store)
     if text == "people":

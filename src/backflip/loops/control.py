@@ -9,6 +9,7 @@ Shapes: M members of the ensemble, B rows, T steps.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -19,19 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backflip.data import Episodes, Judgement, Query
+from backflip.data import Episodes
 from backflip.errors import ConfigError
+from backflip.loops.answers import write_asked
 from backflip.loops.control_asking import ask
-from backflip.loops.ppo import first_answers, stream
+from backflip.loops.control_hearing import Heard
+from backflip.loops.ppo import stream
 from backflip.optimise import ppo
 from backflip.optimise.ppo import PPOConfig
 from backflip.policies.actor_critic import ActorCritic
 from backflip.protocols import Overseer
-from backflip.rewards.clip_answers import Answer, scores
 from backflip.rewards.clips import ClipFit, ClipFitConfig, ClipRewards
-from backflip.rewards.comparisons import comparisons
 from backflip.rewards.queries import Choice
-from backflip.store.lineage import Lineage
 from backflip.worlds.control import ControlWorld, pieces
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class ControlLoopConfig:
     """Length of a clip in the body's own time."""
     fit: ClipFitConfig = field(default_factory=ClipFitConfig)
     """The fit of the reward."""
+    weigh_people: bool = True
+    """Whether answers of people count in the fit by how often they seem to be right (docs/labeling.md)."""
     lr: float = 3e-4
     """Adam's learning rate."""
     ppo: PPOConfig = field(
@@ -169,8 +171,8 @@ class Position:
     """Ids of the questions so far."""
     held: list[str] = field(default_factory=list[str])
     """Those that are only measured."""
-    answered: list[str] = field(default_factory=list[str])
-    """Those whose answers were taken, in that order."""
+    heard: list[str] = field(default_factory=list[str])
+    """Ids of the judgements that were taken, in that order."""
     unanswered: int = 0
     ties: int = 0
 
@@ -186,8 +188,8 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, eps=1e-5, fused=True)
     fit = ClipFit(reward, config.fit)
     at = Position(lr=config.lr)
-    pairs: dict[str, Answer] = {}
-    heard = Heard()
+    untaught = copy.deepcopy(reward)
+    heard = Heard(config.weigh_people)
     if (saved := run.load_state()) is not None:
         at = Position(**saved["at"])
         world.load_state_dict(saved["world"])
@@ -195,7 +197,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
         optimizer.load_state_dict(saved["optimizer"])
         reward.load_state_dict(saved["reward"])
         fit.load_state_dict(saved["fit"])
-        pairs = _known(at, run)
+        heard.read_again(at, run)
 
     # A policy this small waits for a second thread longer than it helps, and the simulations have their own.
     with threads(1), run.progress.phase(f"learn from {config.comparisons} comparisons", config.updates) as bar:
@@ -206,13 +208,11 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             acted = time.perf_counter()
             if parts.given is None:
                 ask(parts, config, at, rows, run, fitted=fit.fits > 0)
-                fresh = _hear(parts, config, at, heard, pairs, run)
+                fresh = heard.take(parts.overseer, config.wait_seconds, at, run)
             else:
                 fresh = 0
-            apart = set(at.held)
-            inside = [pair for query, pair in pairs.items() if query not in apart]
-            if fresh and inside:  # the first answers to come may all be to questions that are only measured
-                held = [pairs[query] for query in at.held if query in pairs]
+            inside, held = heard.apart(at, run) if fresh else ([], [])
+            if inside:  # the first answers to come may all be to questions that are only measured
                 with threads(many):
                     stats = fit(world, inside, held, stream(config.seed, "fit", at.update))
                 reward.measure_normaliser(rows)
@@ -225,19 +225,22 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             stats |= {
                 "steps": float(at.update * rows.mask_BT.numel()),
                 "asked": float(len(at.asked)),
-                "answered": float(len(pairs)),
+                "answered": float(len(heard.taught)),
                 "seconds_act": acted - began,
                 "seconds_fit": judged - acted,
                 "seconds_update": time.perf_counter() - judged,
             }
             run.log(at.update, "control", **stats)
-            bar.advance(1, answers=len(pairs))
+            bar.advance(1, answers=len(heard.taught))
             if parts.check and ready and (at.update % config.check_every == 0 or at.update == config.updates):
                 run.log(at.update, "check", **parts.check(policy, reward, rows))
             if at.update % config.save_every == 0 and at.update < config.updates:
                 _save(parts, at, optimizer, fit, run)
-    if pairs:
-        _remember(at, run)
+    if heard.taught:
+        heard.remember(at, run)
+        if heard.weight:
+            heard.write_weighting(untaught, world, config, at, run)
+        write_asked(run, at.asked, at.held)
     return at
 
 
@@ -250,75 +253,6 @@ def threads(count: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass
-class Heard:
-    """What an overseer has said so far in this process. After a kill it may have answered what is yet to be asked again."""
-
-    cursor: int = 0
-    answers: dict[str, Judgement] = field(default_factory=dict[str, Judgement])
-    """The first answer to each question."""
-
-    def listen(self, overseer: Overseer, wait: float) -> None:
-        """Take what has come."""
-        judgements, self.cursor = overseer.answers(self.cursor, wait=wait)
-        for one in judgements:
-            self.answers.setdefault(one.query_id, one)
-
-
-def _hear(
-    parts: ControlParts,
-    config: ControlLoopConfig,
-    at: Position,
-    heard: Heard,
-    pairs: dict[str, Answer],
-    run: Run,
-) -> int:
-    """Take the answers that have come into `pairs`, by question and in the order of asking; return how many can be learned from."""
-    known = set(at.answered)
-    end = time.monotonic() + config.wait_seconds
-    heard.listen(parts.overseer, 0.0)
-    while (left := end - time.monotonic()) > 0 and not all(query in heard.answers for query in at.asked):
-        heard.listen(parts.overseer, left)
-        if getattr(parts.overseer, "stopped", False):
-            break
-    if getattr(parts.overseer, "stopped", False):  # the person went away: what is open stays in the store
-        raise KeyboardInterrupt
-    fresh = [heard.answers[query] for query in at.asked if query in heard.answers and query not in known]
-    at.answered += [one.query_id for one in fresh]
-    return _join(fresh, at, pairs, run)
-
-
-def _join(fresh: list[Judgement], at: Position, pairs: dict[str, Answer], run: Run) -> int:
-    queries: dict[str, Query] = run.store.queries_by_id([one.query_id for one in fresh])
-    before = len(pairs)
-    for one in fresh:
-        query = queries[one.query_id]
-        found, counts = (scores if query.kind == "rate" else comparisons)([query], [one])
-        pairs.update((one.query_id, pair) for pair in found)
-        at.unanswered += counts["unanswered"]
-        at.ties += counts["ties"]
-    return len(pairs) - before
-
-
-def _known(at: Position, run: Run) -> dict[str, Answer]:
-    """Read again the comparisons that were learned from before a kill, in the same order."""
-    questions = run.store.queries_by_id(at.answered)
-    answers = first_answers([questions[query] for query in at.answered], run.store.judgements(0)[0])
-    pairs: dict[str, Answer] = {}
-    _join(answers, Position(), pairs, run)
-    return pairs
-
-
-def _remember(at: Position, run: Run) -> None:
-    """Record which judgements taught the last reward, and through it the policy."""
-    apart = set(at.held)
-    questions = run.store.queries_by_id(at.answered)
-    taught = [questions[query] for query in at.answered if query not in apart]
-    lineage = Lineage(run.store)
-    made = lineage.add_reward(run.id, "reward", first_answers(taught, run.store.judgements(0)[0]), time.time())
-    lineage.add_policy(run.id, f"policy-{at.update}", [made], time.time())
 
 
 def _improve(

@@ -14,6 +14,7 @@ import numpy as np
 
 from backflip.data import Episodes
 from backflip.loops.ppo import stream
+from backflip.overseers.recorded import RecordedOverseer
 from backflip.rewards.queries import Asking, choose, choose_single, labels_due
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def ask(
         count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - len(at.asked)))
         or count < 1
     ):
+        return
+    if isinstance(parts.overseer, RecordedOverseer):  # as many as were asked at this place, and the same ones
+        told = parts.overseer
+        at.asked = [query.id for query in told.questions[: len(at.asked) + count]]
+        at.held = [query for query in at.asked if query in told.held]
         return
     reward = parts.reward if fitted else None
     kept_apart = max(0, min(count, round(config.fit.held_out * (len(at.asked) + count)) - len(at.held)))

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from backflip.data import Episodes, Item, Judgement, Query
+from backflip.data import Episodes, Item, Query
 from backflip.errors import ConfigError, DataError
+from backflip.loops.answers import gather, person_weights, what_weighting_changed, write_asked, write_weighting
 from backflip.loops.stop import StopRules, stopped
 from backflip.memory import give_back
 from backflip.optimise import ppo
@@ -27,14 +28,14 @@ from backflip.optimise.kl import FixedKL, KLControl, k1_nats_B, shape_reward
 from backflip.optimise.ppo import PPOConfig
 from backflip.optimise.scores import ScoreRules, apply_rules
 from backflip.optimise.step import evaluate_all
+from backflip.overseers.recorded import RecordedOverseer
 from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer, RewardModel, World
 from backflip.rewards.combine import WeightedRewards
 from backflip.rewards.comparisons import Comparison, comparisons
 from backflip.rewards.ensemble import RewardEnsemble, fit_ensemble
-from backflip.rewards.fit import FitConfig
+from backflip.rewards.fit import FitConfig, Rows
 from backflip.rewards.model import SequenceRewardModel
-from backflip.store.desk import standing
 from backflip.store.lineage import Lineage, judgement_id
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class PPOLoopConfig:
     """Reward models in the ensemble."""
     fit: FitConfig = field(default_factory=FitConfig)
     """The fit of each of them."""
+    weigh_people: bool = True
+    """Whether answers of people count in the fit by how often they seem to be right (docs/labeling.md)."""
     normalise_on: int = 512
     """Answers of the reference policy on which rewards get mean 0 and standard deviation 1."""
     updates: int = 60
@@ -204,7 +207,6 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
     pairs: list[Comparison] = []
     counts: dict[str, int] = {}
     for number in range(config.rounds):
-        asked = share(config.questions, config.rounds, number)
         if number < at.round or (number == at.round and at.fitted):  # answered before a kill: read it again
             known = run.store.queries_by_id(at.asked)
             questions = [known[query_id] for query_id in at.asked]
@@ -215,15 +217,12 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
             reward = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{number}")
         else:
             # -- sample and ask ------------------------------------------------------------------------------------
-            with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
-                rows = world.collect(policy, 2 * asked, stream(config.seed, "sample", number))
-                at.episodes, at.tokens = at.episodes + len(rows), at.tokens + int(rows.mask_BT.sum())
-                new = pair_up(world.show(rows), parts.question, stream(config.seed, "order", number))
-                # a policy that repeats itself makes the same question twice: it is asked, and counts, once
-                questions = list({query.id: query for query in [*questions, *new]}.values())
-                bar.advance(2 * asked)
+            new = next_questions(parts, config, at, run)
+            # a policy that repeats itself makes the same question twice: it is asked, and counts, once
+            questions = list({query.id: query for query in [*questions, *new]}.values())
             answers, _ = gather(parts.overseer, questions, config, run)
-            pairs, counts = comparisons(questions, answers)
+            weight = person_weights(run.store, [one.judge for one in answers]) if config.weigh_people else {}
+            pairs, counts = comparisons(questions, answers, weight)
             run.log(number, "ask", **{name: float(value) for name, value in counts.items()})
             # -- fit ---------------------------------------------------------------------------------------------------
             reward, at.fits = fit_reward(parts, pairs, config, run, number)
@@ -231,6 +230,9 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
                 probe = world.collect(reference, config.normalise_on, stream(config.seed, "normalise", number))
                 reward.measure_normaliser(probe, reference.hash())
                 bar.advance(config.normalise_on)
+            if weight and number + 1 == config.rounds:
+                changed = _weighting_changed(parts, comparisons(questions, answers)[0], reward, at.fits, config, run)
+                write_weighting(run, weight, [one.judge for one in answers if one.answer is not None], changed)
             run.checkpoint("reward_model", number, lambda folder, fitted=reward: fitted.save(folder, policy.tokenizer))
             at.asked, at.heard = [query.id for query in questions], [judgement_id(one) for one in answers]
             at.fitted = True
@@ -267,6 +269,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
     if reward is None:
         raise DataError("the run holds no reward model although it is past its last round; start a new run")
     Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
+    write_asked(run, at.asked)
     return Trained(reward, at.fits, pairs, counts, reference, at.episodes, at.tokens)
 
 
@@ -315,7 +318,7 @@ def improve(
 
 
 def fit_reward(
-    parts: Parts, pairs: Sequence[Comparison], config: PPOLoopConfig, run: Run, number: int
+    parts: Parts, pairs: Sequence[Comparison], config: PPOLoopConfig, run: Run, number: int, phase: str = "reward"
 ) -> tuple[RewardEnsemble, list[dict[str, float]]]:
     """Fit a fresh ensemble on every comparison so far."""
     if not pairs:
@@ -325,7 +328,7 @@ def fit_reward(
     rngs = [stream(config.seed, "fit", number, member) for member in range(config.members)]
 
     def report(member: int, stats: dict[str, float]) -> None:
-        run.log(int(stats["epoch"]), "reward", round=float(number), member=float(member), **stats)
+        run.log(int(stats["epoch"]), phase, round=float(number), member=float(member), **stats)
         bar.advance(1, **{name: stats[name] for name in ("loss", "held_out_accuracy") if name in stats})
 
     with run.progress.phase(
@@ -338,6 +341,45 @@ def fit_reward(
     return RewardEnsemble([model for model, _ in fitted]), [stats for _, stats in fitted]
 
 
+def next_questions(parts: Parts, config: PPOLoopConfig, at: Position, run: Run) -> list[Query]:
+    """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return the questions asked there.
+
+    It samples all the same: which prompts come next, and so what PPO sees, depends on it.
+    """
+    number = at.round
+    asked = share(config.questions, config.rounds, number)
+    with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
+        rows = parts.world.collect(parts.policy, 2 * asked, stream(config.seed, "sample", number))
+        at.episodes, at.tokens = at.episodes + len(rows), at.tokens + int(rows.mask_BT.sum())
+        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
+        bar.advance(2 * asked)
+    if not isinstance(parts.overseer, RecordedOverseer):
+        return new
+    told, rounds = parts.overseer.questions, config.rounds
+    return told[len(told) * number // rounds : len(told) * (number + 1) // rounds]
+
+
+def _weighting_changed(
+    parts: Parts,
+    pairs: Sequence[Comparison],
+    reward: RewardEnsemble,
+    fits: Sequence[Mapping[str, float]],
+    config: PPOLoopConfig,
+    run: Run,
+) -> dict[str, float]:
+    """Fit the last reward once more, everybody weighing the same, and return how the two differ on all comparisons."""
+    equal, equal_fits = fit_reward(parts, pairs, config, run, config.rounds - 1, phase="reward_equal")
+    rows = Rows.of(parts.world, pairs)
+    deltas = [
+        np.mean([rows.delta_B(model).float().cpu().numpy() for model in one.models], 0) for one in (reward, equal)
+    ]
+    found = what_weighting_changed(*deltas)
+    for name, each in (("weighted", fits), ("equal", equal_fits)):
+        known = [one["held_out_accuracy"] for one in each if "held_out_accuracy" in one]
+        found |= {f"held_out_accuracy_{name}": float(np.mean(known))} if known else {}
+    return found
+
+
 def pair_up(items: Sequence[Item], question: str, rng: np.random.Generator) -> list[Query]:
     """Make a question of every two items in a row; which is shown first is drawn, half and half exactly."""
     count = len(items) // 2
@@ -347,37 +389,6 @@ def pair_up(items: Sequence[Item], question: str, rng: np.random.Generator) -> l
         Query(items=(items[2 * k], items[2 * k + 1]), question=question, order=orders[int(swapped[k])])
         for k in range(count)
     ]
-
-
-def gather(
-    overseer: Overseer, questions: Sequence[Query], config: PPOLoopConfig, run: Run
-) -> tuple[list[Judgement], int]:
-    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
-    wanted = {query.id for query in questions}
-    heard: list[Judgement] = []
-    cursor, began = 0, time.monotonic()
-    with run.progress.phase("ask the overseer", total=len(wanted)) as bar:
-        overseer.ask(questions)
-        while True:
-            left = config.wait_seconds - (time.monotonic() - began)
-            judgements, cursor = overseer.answers(cursor, wait=min(1.0, max(0.0, left)))
-            heard += judgements
-            before = len(wanted)
-            wanted -= {judgement.query_id for judgement in judgements}
-            bar.advance(before - len(wanted))
-            if not wanted or left <= 0:
-                break
-            if getattr(overseer, "stopped", False):  # the person went away: what is asked stays in the store
-                raise KeyboardInterrupt
-    return first_answers(questions, heard), len(heard)
-
-
-def first_answers(questions: Sequence[Query], judgements: Sequence[Judgement]) -> list[Judgement]:
-    """Return the first judgement of each question that was not taken back, in the order of the questions."""
-    first: dict[str, Judgement] = {}
-    for judgement in standing(judgements):
-        first.setdefault(judgement.query_id, judgement)
-    return [first[query.id] for query in questions if query.id in first]
 
 
 def share(total: int, rounds: int, number: int) -> int:

@@ -20,6 +20,7 @@ from backflip.report.curves import read_lines
 from backflip.report.evidence import Evidence, estimate, gather, number
 from backflip.report.headline import findings, outcome, status_sentence, verdict
 from backflip.report.marks import Axis, Dot, Dots, Lines
+from backflip.report.people import again_section, weighting_section
 from backflip.report.render import Page, Section, Video, explorer_data, sample_data, write_page
 from backflip.report.reward import fit_figures, reward_model_figures
 from backflip.report.tables import Cell, Table, cell, flat_table, unit_words
@@ -109,6 +110,7 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
     yield arms_section(evidence.path, within)
+    yield again_section(evidence)
     if own:
         intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
         yield Section("lines", "What came out, beside what is exact", intro, own)
@@ -144,6 +146,7 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     fit = (*reward_model_figures(evidence), *fit_figures(evidence))
     if fit:
         yield Section("reward", "How good is the reward model?", _calibration_words(evidence), fit)
+    yield weighting_section(evidence)
     diversity = (*varied, *draw.check_figures(evidence))
     if diversity:
         intro = "A policy that says one good thing again and again has failed, whatever its score."

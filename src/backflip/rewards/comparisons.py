@@ -25,11 +25,13 @@ class Comparison:
     share: float
     """Probability that the first is better, as answered; 0.5 is a tie."""
     weight: float = 1.0
-    """The judgement's strength."""
+    """The judgement's strength, times what its judge weighs."""
 
 
-def comparisons(queries: Iterable[Query], judgements: Iterable[Judgement]) -> tuple[list[Comparison], dict[str, int]]:
-    """Join judgements to their queries, in the order of the judgements.
+def comparisons(
+    queries: Iterable[Query], judgements: Iterable[Judgement], weight: Mapping[str, float] | None = None
+) -> tuple[list[Comparison], dict[str, int]]:
+    """Join judgements to their queries, in the order of the judgements; a judge's `weight` (1 where none is given) times strength.
 
     Returns the comparisons and the counts `judgements`, `unanswered` (could not judge: left out) and `ties`.
 
@@ -54,7 +56,8 @@ def comparisons(queries: Iterable[Query], judgements: Iterable[Judgement]) -> tu
             counts["unanswered"] += 1
             continue
         counts["ties"] += judgement.answer[0] == judgement.answer[1]
-        found.append(Comparison(query.items[0], query.items[1], judgement.answer[0], judgement.strength))
+        strength = judgement.strength * (weight or {}).get(judgement.judge, 1.0)
+        found.append(Comparison(query.items[0], query.items[1], judgement.answer[0], strength))
     return found, counts
 
 

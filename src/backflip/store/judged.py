@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from backflip.data import Judgement, Query, digest
 from backflip.store.desk import REPEAT, standing
+from backflip.store.people import PERSON
 from backflip.store.store import PAGE, Store
 from backflip.store.study import StudyBook
 
@@ -59,7 +60,7 @@ def judged_by_people(store: Store) -> list[Judged]:
     """Return every standing judgement that a person made of two items."""
     found: list[Judged] = []
     known: Mapping[str, tuple[float, ...]] = {one.query.id: one.answer for one in StudyBook(store).known()}
-    events = standing([one for one in store.judgements(0)[0] if one.judge.startswith("person:")])
+    events = standing([one for one in store.judgements(0)[0] if one.judge.startswith(PERSON)])
     for start in range(0, len(events), PAGE):
         part = events[start : start + PAGE]
         queries = store.queries_by_id([one.query_id for one in part])

@@ -21,6 +21,8 @@ from backflip.store.store import Store
 Role = Literal["owner", "labeler"]
 Standing = Literal["new", "trial", "waiting", "passed", "failed", "erased"]
 LONGEST_NAME = 60
+PERSON = "person:"
+"""With this begins the name under which a person's judgements stand."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Person:
     @property
     def judge(self) -> str:
         """The name under which this person's judgements stand."""
-        return f"person:{self.id}"
+        return PERSON + self.id
 
 
 @dataclass(frozen=True)

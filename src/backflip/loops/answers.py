@@ -1,0 +1,130 @@
+"""Which judgements teach a reward, and what each of them weighs.
+
+Of a person every standing first answer to a question counts, so a question that several people judged teaches several times; of any
+other overseer the first answer to it counts. People's answers weigh by how often they seem to be right (`measures.judges`); nobody is
+dropped, and the last reward is fitted both ways, so that a reader sees what the weights changed. Left out: the fits.
+
+Shapes: P comparisons.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from backflip.data import Judgement, Query
+from backflip.measures.judges import Said, noise, weights
+from backflip.overseers.recorded import RecordedOverseer
+from backflip.protocols import Overseer
+from backflip.rewards.clip_answers import Answer
+from backflip.store import Store
+from backflip.store.desk import GOLD, STUDY, standing
+from backflip.store.judged import choice_of
+from backflip.store.people import PERSON
+from backflip.store.study import StudyBook
+
+if TYPE_CHECKING:
+    from backflip.loops.ppo import PPOLoopConfig
+    from backflip.run import Run
+
+SAID = "asked"
+"""Result in which a run says what it asked: what is needed to train on the same answers again."""
+
+
+def gather(
+    overseer: Overseer, questions: Sequence[Query], config: PPOLoopConfig, run: Run
+) -> tuple[list[Judgement], int]:
+    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
+    wanted = {query.id for query in questions}
+    heard: list[Judgement] = []
+    cursor, began = 0, time.monotonic()
+    with run.progress.phase("ask the overseer", total=len(wanted)) as bar:
+        overseer.ask(questions)
+        while True:
+            left = config.wait_seconds - (time.monotonic() - began)
+            judgements, cursor = overseer.answers(cursor, wait=min(1.0, max(0.0, left)))
+            heard += judgements
+            before = len(wanted)
+            wanted -= {judgement.query_id for judgement in judgements}
+            bar.advance(before - len(wanted))
+            if not wanted or left <= 0 or isinstance(overseer, RecordedOverseer):
+                break
+            if getattr(overseer, "stopped", False):  # the person went away: what is asked stays in the store
+                raise KeyboardInterrupt
+    return answers_to(questions, heard), len(heard)
+
+
+def answers_to(questions: Sequence[Query], judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Return the judgements of each question that count and were not taken back, in the order of the questions."""
+    found: dict[str, list[Judgement]] = {}
+    for one in standing(judgements):
+        take_in(found, one)
+    return [one for query in questions for one in found.get(query.id, ())]
+
+
+def take_in(found: dict[str, list[Judgement]], one: Judgement) -> None:
+    """Put a judgement with the others of its question, if it counts beside them: see the top of this file."""
+    others = found.setdefault(one.query_id, [])
+    if not others or (is_person(one.judge) and all(other.judge != one.judge for other in others)):
+        others.append(one)
+
+
+def is_person(judge: str) -> bool:
+    """Return whether a judge is somebody who judges by way of `backflip serve`."""
+    return judge.startswith(PERSON)
+
+
+def person_weights(store: Store, judges: Collection[str]) -> dict[str, float]:
+    """Return what each person's answers weigh, by how often they agree with known answers and with others; empty for fewer than two.
+
+    Read from everything that people said in this store, silent checks among it.
+    """
+    people = sorted({judge for judge in judges if is_person(judge)})
+    if len(people) < 2:
+        return {}
+    known = {one.query.id: choice_of(one.answer) for one in StudyBook(store).known()}
+    said = [
+        Said(one.judge, one.query_id, choice_of(one.answer), left_is_first=True, known=known.get(one.query_id))
+        for one in standing(store.judgements(0)[0])
+        if is_person(one.judge) and one.answer is not None and one.details.get("purpose", STUDY) in (STUDY, GOLD)
+    ]
+    found = weights(noise(said))
+    return {judge: found[judge] for judge in people if judge in found}
+
+
+def weighed(answer: Answer, judge: str, weight: Mapping[str, float]) -> Answer:
+    """Return an answer with the weight of whoever gave it; 1 where nothing is known of them."""
+    factor = weight.get(judge, 1.0)
+    return answer if factor == 1.0 else replace(answer, weight=answer.weight * factor)
+
+
+def what_weighting_changed(weighted_P: ArrayLike, equal_P: ArrayLike) -> dict[str, float]:
+    """Return how two rewards differ that were fitted alike but for the weights, on the same comparisons.
+
+    `weighted_P`, `equal_P`: by how much each prefers the first item. `correlation` of the two (0 where one says the same of all);
+    `turned`, the share of comparisons of which they prefer different items; `comparisons`, how many there are.
+    """
+    a_P, b_P = (np.asarray(part, dtype=np.float64) for part in (weighted_P, equal_P))
+    spread = float(a_P.std() * b_P.std())
+    together = float(((a_P - a_P.mean()) * (b_P - b_P.mean())).mean())
+    return {
+        "correlation": together / spread if spread > 0 else 0.0,
+        "turned": float((np.sign(a_P) != np.sign(b_P)).mean()),
+        "comparisons": float(len(a_P)),
+    }
+
+
+def write_asked(run: Run, asked: Sequence[str], held: Sequence[str] = ()) -> None:
+    """Write which questions the run asked, in that order, and which of them were only measured (`backflip run --again`)."""
+    run.result(SAID, {"asked": list(asked), "held": list(held)})
+
+
+def write_weighting(run: Run, weight: Mapping[str, float], judges: Sequence[str], changed: Mapping[str, Any]) -> None:
+    """Write what each person's answers weighed, how many of them taught, and what that changed."""
+    people = [{"judge": one, "weight": weight[one], "answers": judges.count(one)} for one in sorted(weight)]
+    run.result("weighting", {"people": people, **changed})
