@@ -38,7 +38,7 @@ class Again:
     path: str
     """Its folder."""
     asked: tuple[str, ...]
-    """Ids of its questions, in the order in which they were asked."""
+    """Ids of its questions that somebody answered, in the order in which they were asked."""
     held: tuple[str, ...]
     """Those of them that were only measured."""
     without: tuple[str, ...]
@@ -68,6 +68,8 @@ def prepare(path: str | Path, without: Sequence[str]) -> tuple[RunRecord, Again]
     asked, held = (tuple(str(one) for one in said.get(name, ())) for name in ("asked", "held"))
     with Store.open(_store_of(record), mode="read") as store:
         told = _standing(store, asked)
+        heard = {one.query_id for one in told}
+        asked = tuple(one for one in asked if one in heard)  # what nobody answered taught nothing
         gone = tuple(dict.fromkeys(_judge(name, store, told, record) for name in without))
     kept = [one for one in told if one.judge not in gone]
     if not any(one.answer is not None for one in kept):

@@ -117,6 +117,27 @@ def test_it_never_waits_and_takes_late_answers_out_of_order(tmp_path: Path) -> N
     assert "policy_loss" in control[-1]
 
 
+def test_what_nobody_answers_in_time_is_withdrawn_and_newer_pairs_are_asked_in_its_place(tmp_path: Path) -> None:
+    config = replace(CONFIG, stale_updates=2)
+    with start(tmp_path / "run", config) as run:
+        judge = Judge(run.store, patience=5)
+        at = train(parts_of(run, config, judge), config, run)
+        states = run.store.states(at.asked)
+        late = {one.query_id for one in run.store.judgements_by_id(at.heard).values()}
+    assert len(at.asked) - len(at.expired) == 20 and len(at.expired) >= 5 and len(at.asked_at) == len(at.asked)
+    assert {states[one] for one in at.expired} <= {"expired", "answered"}
+    assert late & set(at.expired)  # a late answer is learned from all the same
+    rows = [row for row in metrics(tmp_path / "run") if row["phase"] == "control"]
+    assert rows[1]["expired"] == 0 < rows[2]["expired"] <= rows[-1]["expired"] == len(at.expired)
+
+
+def test_nothing_is_withdrawn_where_answers_come_in_time(tmp_path: Path) -> None:
+    config = replace(CONFIG, stale_updates=1)
+    with start(tmp_path / "run", config) as run:
+        at = train(parts_of(run, config), config, run)
+    assert not at.expired and len(at.asked) == 20
+
+
 def test_a_judge_who_always_skips_teaches_nothing_and_breaks_nothing(tmp_path: Path) -> None:
     with start(tmp_path / "run") as run:
         parts = parts_of(run, CONFIG, Judge(run.store, skips=True))

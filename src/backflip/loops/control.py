@@ -72,6 +72,8 @@ class ControlLoopConfig:
     wait_seconds: float = 0.0
     """How long an update waits while questions are open. 0 never waits: answers are taken whenever they come. A person at this
     terminal sees a question only while the run waits."""
+    stale_updates: int = 100
+    """Updates after which a question that nobody answered is withdrawn and another one asked in its place; 0: never."""
     clip_seconds: float = 1.0
     """Length of a clip in the body's own time."""
     fit: ClipFitConfig = field(default_factory=ClipFitConfig)
@@ -129,8 +131,10 @@ class ControlLoopConfig:
             )
         if not 0 <= self.clip_seconds < float("inf"):
             raise ConfigError(f"clip_seconds is {self.clip_seconds}, expected 0 or more; 0 is a clip of one step")
-        if not self.wait_seconds >= 0:
-            raise ConfigError(f"wait_seconds is {self.wait_seconds}, expected 0 or more")
+        if not self.wait_seconds >= 0 or self.stale_updates < 0:
+            raise ConfigError(
+                f"wait_seconds is {self.wait_seconds}, stale_updates {self.stale_updates}; expected 0 or more each"
+            )
         if not 0 <= self.older_share <= 1:
             raise ConfigError(f"older_share is {self.older_share}, expected a share from 0 to 1")
         if not 0 <= self.settle <= 1:
@@ -169,8 +173,12 @@ class Position:
     lr: float = 0.0
     asked: list[str] = field(default_factory=list[str])
     """Ids of the questions so far."""
+    asked_at: list[int] = field(default_factory=list[int])
+    """At which update each of them was asked."""
     held: list[str] = field(default_factory=list[str])
     """Those that are only measured."""
+    expired: list[str] = field(default_factory=list[str])
+    """Those that were withdrawn because nobody answered in time; a late answer is learned from all the same."""
     heard: list[str] = field(default_factory=list[str])
     """Ids of the judgements that were taken, in that order."""
     unanswered: int = 0
@@ -225,6 +233,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             stats |= {
                 "steps": float(at.update * rows.mask_BT.numel()),
                 "asked": float(len(at.asked)),
+                "expired": float(len(at.expired)),
                 "answered": float(len(heard.taught)),
                 "seconds_act": acted - began,
                 "seconds_fit": judged - acted,

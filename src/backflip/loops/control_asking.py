@@ -33,11 +33,11 @@ def ask(
     first = max(1, round(config.first_share * config.comparisons))
     due = labels_due(at.update * per_update, config.steps, config.comparisons, first, config.schedule_steps)
     last = at.update + 1 >= config.updates
-    count = (config.comparisons if last else due) - len(at.asked)
-    if (
-        count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - len(at.asked)))
-        or count < 1
-    ):
+    if not isinstance(parts.overseer, RecordedOverseer):
+        withdraw(config, at, run)
+    open_or_told = len(at.asked) - len(at.expired)
+    count = (config.comparisons if last else due) - open_or_told
+    if count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - open_or_told)) or count < 1:
         return
     if isinstance(parts.overseer, RecordedOverseer):  # as many as were asked at this place, and the same ones
         told = parts.overseer
@@ -45,7 +45,8 @@ def ask(
         at.held = [query for query in at.asked if query in told.held]
         return
     reward = parts.reward if fitted else None
-    kept_apart = max(0, min(count, round(config.fit.held_out * (len(at.asked) + count)) - len(at.held)))
+    held_so_far = len(set(at.held) - set(at.expired))
+    kept_apart = max(0, min(count, round(config.fit.held_out * (open_or_told + count)) - held_so_far))
     learned_B, measured_B = _split(config, at, len(rows), some=kept_apart > 0)
     held = set(at.held)
     learned = [query for query in at.asked if query not in held]
@@ -66,7 +67,28 @@ def ask(
         queries = [query for query in queries if query.id not in at.asked]
         parts.overseer.ask(queries)
         at.asked = [*at.asked, *(query.id for query in queries)]
+        at.asked_at = [*at.asked_at, *(at.update for _ in queries)]
         at.held = [*at.held, *(query.id for query in queries)] if what == "hold out" else at.held
+
+
+def withdraw(config: ControlLoopConfig, at: Position, run: Run) -> None:
+    """Withdraw what nobody has answered for `stale_updates` updates: the policy is another one by now, and newer pairs say more of it.
+
+    Who has such a pair before them may still answer, and is heard.
+    """
+    if not config.stale_updates:
+        return
+    gone = set(at.expired)
+    old = [
+        query
+        for query, when in zip(at.asked, at.asked_at, strict=True)
+        if at.update - when >= config.stale_updates and query not in gone
+    ]
+    states = run.store.states(old)
+    stale = [query for query in old if states.get(query) == "open"]
+    if stale:
+        run.store.expire(stale)
+        at.expired = [*at.expired, *stale]
 
 
 def _split(config: ControlLoopConfig, at: Position, rows: int, *, some: bool) -> tuple[list[int], list[int]]:

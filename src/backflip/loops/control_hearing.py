@@ -61,7 +61,8 @@ class Heard:
         known = set(at.heard)
         end = time.monotonic() + (0.0 if isinstance(overseer, RecordedOverseer) else wait_seconds)
         self._listen(overseer, 0.0)
-        while (left := end - time.monotonic()) > 0 and not all(query in self.answers for query in at.asked):
+        awaited = set(at.asked) - set(at.expired)
+        while (left := end - time.monotonic()) > 0 and not all(query in self.answers for query in awaited):
             self._listen(overseer, left)
             if getattr(overseer, "stopped", False):
                 break
