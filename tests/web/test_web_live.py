@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 pytest.importorskip("gymnasium")
-from backflip.data import Item, Query
+from backflip.data import Item, Judgement, Query
 from backflip.store.lineage import Lineage, judgement_id
+from backflip.web.live import Watch
 from backflip.worlds.packed import unpack
 
-from .visitors import QUIET, Served, Visitor, wait_for
+from .visitors import PASSWORD, QUIET, Served, Visitor, wait_for
 
 COMPARISONS = 40
 DOT = [
@@ -91,6 +94,62 @@ def check_lineage(served: Served) -> None:
     assert set(taught) < {judgement_id(one) for one in told}
     assert policy in lineage.taught_by(taught[:1])
     assert policy in lineage.of_person(told[0].judge)[1]
+
+
+@pytest.fixture
+def owner(chromium: Browser, served: Served) -> Iterator[Page]:
+    """A page on which the study's owner is signed in."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(f"{served.url}/join/{served.people.invite('owner', '', time.time(), 1.0)}")
+    page.fill("input[name=name]", "Owner")
+    page.fill("input[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/study")
+    yield page
+    context.close()
+
+
+def test_the_owner_sees_queue_curves_cost_and_what_is_asked_as_it_happens(served: Served, owner: Page) -> None:
+    nasty = "<script>window.caught = 1</script><img src=x onerror='window.caught = 1'>"
+    pair = Query((Item("It was", nasty, {}), Item("It was", "fine", {})), "Which is better?", reason="disagreement")
+    clips = tuple(Item("dot", f"clip {k}", {"k": k}, media="clip") for k in (0, 1))
+    served.store.add_media(clips[0].id, "video/mp4", small_film())
+    served.store.add_queries([pair, Query(clips, "Which clip?")])
+    lines = [
+        {"step": n, "phase": "ppo", "seconds": 60.0 * n, "kl_nats_per_sequence": 0.5 * n, "proxy_mean": n**0.5}
+        for n in (1, 2, 3)
+    ]
+    served.store.add_metrics("run", lines)
+    owner.goto(f"{served.url}/live")
+    page = owner
+    expect(page.locator("#cost")).to_contain_text("3 min of training")
+    assert page.locator("#curves figcaption").last.inner_text() == "proxy reward against KL: 1.732 at 1.5 nats"
+    expect(page.locator("#latest")).to_contain_text(nasty)
+    expect(page.locator("#latest")).to_contain_text("asked because: disagreement")
+    expect(page.locator("#latest video")).to_have_count(1)
+    expect(page.locator("#latest")).to_contain_text("not filmed")
+    assert page.evaluate("window.caught") is None
+    # a run that was killed and resumed logs its last line again; the page takes the newer one
+    served.store.keep_metrics("run", 2)
+    served.store.add_metrics("run", [{**lines[2], "proxy_mean": 2.5}, {**lines[2], "step": 4, "proxy_mean": 3.0}])
+    expect(page.locator("#curves figcaption").last).to_have_text("proxy reward against KL: 3 at 1.5 nats")
+    served.store.add_judgements([Judgement(pair.id, "person:x", (1.0, 0.0), seconds=75.0)])
+    expect(page.locator("#cost")).to_contain_text("1 min")
+    expect(page.locator("#counts")).to_contain_text("answered")
+
+
+def test_a_page_reads_each_line_once_and_a_resumed_run_replaces_its_own(served: Served) -> None:
+    place: Any = SimpleNamespace(store=served.store, clock=time.time)
+    watch = Watch(place)
+    served.store.add_metrics("run", [{"step": n, "phase": "reward", "seconds": 1.0, "loss": float(n)} for n in (1, 2)])
+    assert watch.picture()["curves"] == [{"name": "loss", "phase": "reward", "points": [(1, 1.0), (2, 2.0)]}]
+    read = watch.cursors["run"]
+    served.store.keep_metrics("run", 1)
+    served.store.add_metrics("run", [{"step": 2, "phase": "reward", "seconds": 3.0, "loss": 9.0}])
+    found = watch.picture()
+    assert found["curves"][0]["points"] == [(1, 1.0), (2, 9.0)] and watch.cursors["run"] > read
+    assert found["cost"] == {"judgements": 0, "people_seconds": 0, "training_seconds": 3} and found["against"] == []
 
 
 def test_films_play_and_begin_again(served: Served, come: Callable[..., Visitor]) -> None:

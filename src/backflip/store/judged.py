@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import func, select
+
 from backflip.data import Judgement, Query, digest
-from backflip.store.desk import REPEAT, standing
+from backflip.store import schema
+from backflip.store.desk import REPEAT, STUDY, standing
 from backflip.store.people import PERSON
 from backflip.store.store import PAGE, Store
 from backflip.store.study import StudyBook
@@ -66,3 +69,22 @@ def judged_by_people(store: Store) -> list[Judged]:
         queries = store.queries_by_id([one.query_id for one in part])
         found += [Judged(queries[one.query_id], one, known.get(one.query_id)) for one in part]
     return [one for one in found if one.query.kind == "compare" and len(one.query.items) == 2]
+
+
+def time_spent(store: Store) -> tuple[int, float]:
+    """Return how many judgements were made, and how many seconds people spent on theirs as far as that was measured."""
+    table = schema.judgements
+    seconds = func.coalesce(func.sum(table.c.seconds).filter(table.c.judge.startswith(PERSON)), 0.0)
+    with store.database.transaction("read") as connection:
+        row = connection.execute(select(func.count(), seconds)).one()
+    return int(row[0]), float(row[1])
+
+
+def latest_questions(store: Store, count: int) -> list[Query]:
+    """Return the questions that were asked last, the newest first."""
+    table = schema.queries
+    wanted = select(table.c.id).where(table.c.purpose == STUDY).order_by(table.c.seq.desc()).limit(count)
+    with store.database.transaction("read") as connection:
+        ids = list(connection.execute(wanted).scalars())
+    found = store.queries_by_id(ids)
+    return [found[one] for one in ids]

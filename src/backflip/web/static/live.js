@@ -36,6 +36,64 @@ function curve(one) {
   return box;
 }
 
+// Points of which neither axis is time: proxy against KL.
+function against(one) {
+  const box = curve(one);
+  const [kl, proxy] = one.points[one.points.length - 1];
+  box.querySelector("figcaption").textContent = `proxy reward against KL: ${Number(proxy.toPrecision(4))} at ${Number(kl.toPrecision(4))} nats`;
+  return box;
+}
+
+function time(seconds) {
+  const minutes = Math.round(seconds / 60);
+  return seconds < 60 ? `${seconds} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+// What a model wrote reaches the screen as text and nothing else.
+function item(one) {
+  if (one.clip !== undefined) {
+    if (!one.clip) {
+      const none = document.createElement("p");
+      none.textContent = "not filmed";
+      return none;
+    }
+    const film = document.createElement("video");
+    Object.assign(film, { src: one.clip, loop: true, muted: true, autoplay: true, playsInline: true, controls: true });
+    return film;
+  }
+  const text = document.createElement("p");
+  text.className = "text";
+  text.textContent = one.text;
+  return text;
+}
+
+function asked(one) {
+  const box = document.createElement("section");
+  const question = document.createElement("h3");
+  question.textContent = one.question;
+  const why = document.createElement("small");
+  why.textContent = ` asked because: ${one.reason || "random"}`;
+  question.append(why);
+  box.append(question);
+  if (one.items[0]?.prompt) {
+    const prompt = document.createElement("p");
+    prompt.className = "prompt text";
+    prompt.textContent = one.items[0].prompt;
+    box.append(prompt);
+  }
+  const pair = document.createElement("div");
+  pair.className = "cards latest";
+  pair.append(...one.items.map((each) => {
+    const card = document.createElement("div");
+    card.className = "card";
+    card.append(item(each));
+    return card;
+  }));
+  box.append(pair);
+  return box;
+}
+
+let shown = "";
 const source = new EventSource("/live/events");
 source.onmessage = (event) => {
   const found = JSON.parse(event.data);
@@ -44,6 +102,14 @@ source.onmessage = (event) => {
     ...Object.entries(found.counts).map(([name, value]) => card(value.toLocaleString("en"), NAMES[name])),
     card(found.per_minute, "answers a minute, over the last ten"),
   );
-  $("curves").replaceChildren(...found.curves.map(curve));
+  $("cost").replaceChildren(
+    card(found.cost.judgements.toLocaleString("en"), "judgements so far"),
+    card(time(found.cost.people_seconds), "of people's time"),
+    card(time(found.cost.training_seconds), "of training"),
+  );
+  $("curves").replaceChildren(...found.curves.map(curve), ...found.against.map(against));
+  const latest = JSON.stringify(found.latest);
+  if (latest !== shown) $("latest").replaceChildren(...found.latest.map(asked)); // films that play are left alone
+  shown = latest;
 };
 source.onerror = () => ($("state").textContent = "No connection to the server; trying again ...");
