@@ -20,10 +20,13 @@ from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.intrinsic_parts import (
     BONUSES,
+    PRESSED_POINTS,
+    Curves,
     Row,
     arriving_SA,
     ask_about_walks,
     empowerment_reward,
+    figures_of,
     frontier,
     learned_point,
     press_chance,
@@ -111,11 +114,12 @@ def main(config: IntrinsicConfig, run: Run) -> None:
         with run.progress.phase("empowerment"):
             check_empowerment(config, run)
         with run.progress.phase("frontiers"):
-            frontiers(config, run)
+            curves, points = frontiers(config, run)
         with run.progress.phase("cover the rooms"):
             cover(config, run)
         with run.progress.phase("off-switch"):
-            off_switch(config, run)
+            pressed = off_switch(config, run)
+        run.result("lines", figures_of(curves, points, pressed))
         watch(config, run)
     run.result(
         "cost",
@@ -145,12 +149,12 @@ def check_empowerment(config: IntrinsicConfig, run: Run) -> None:
     run.estimate("blahut_arimoto_gap_bits", exact(gap))
 
 
-def frontiers(config: IntrinsicConfig, run: Run) -> None:
-    """Trace every reward's frontier, and lay PPO beside two of them."""
+def frontiers(config: IntrinsicConfig, run: Run) -> tuple[Curves, Curves]:
+    """Trace every reward's frontier, and lay PPO beside two of them; return the frontiers, and PPO's points."""
     world = Rooms(config.rooms)
     score_SA = tables_of(world).expected_SA(world.score_SAK())
     empowered_SA = arriving_SA(world, empowerment_reward(world, config.empowerment_steps))
-    curves: dict[str, list[Row]] = {}
+    curves: Curves = {}
     ends: dict[str, Walk] = {"chance": uniform(tables_of(world))}
     curves["score"], ends["score"] = frontier(world, score_SA, config.points)
     curves["empowerment"], ends["empowerment"] = frontier(world, empowered_SA, config.points)
@@ -175,18 +179,19 @@ def frontiers(config: IntrinsicConfig, run: Run) -> None:
         for place, row in enumerate(rows):
             run.log(place, f"frontier, {name}", **row)
     run.result("curves", curves)
-    _lay_beside(config, run, world, {"score": score_SA, "empowerment": empowered_SA})
+    points = _lay_beside(config, run, world, {"score": score_SA, "empowerment": empowered_SA})
     show_maps(world, {name: arrivals_S(tables_of(world), done.visits_TSA) for name, done in ends.items()}, run)
+    return curves, points
 
 
 def _learned(config: IntrinsicConfig, run: Run, world: Rooms, count: int, number: int) -> tuple[list[Row], Walk]:
     reward, stats = ask_about_walks(world, run.store, count, config.seed + number, config.clip_steps)
-    run.log(number, "reward", comparisons=float(count), **stats)
+    run.log(number, f"fit, {count} comparisons", **stats)
     return frontier(world, arriving_SA(world, state_reward(reward)), config.points)
 
 
-def _lay_beside(config: IntrinsicConfig, run: Run, world: Rooms, rewards: dict[str, Floats]) -> None:
-    points: dict[str, list[Row]] = {}
+def _lay_beside(config: IntrinsicConfig, run: Run, world: Rooms, rewards: dict[str, Floats]) -> Curves:
+    points: Curves = {}
     for name, reward_SA in rewards.items():
         beta = PRICE * float(np.ptp(reward_SA))
         seeds = range(config.seed, config.seed + config.repetitions)
@@ -195,6 +200,7 @@ def _lay_beside(config: IntrinsicConfig, run: Run, world: Rooms, rewards: dict[s
             values = [row[what] for row in points[name]]
             run.estimate(f"ppo_{name}_{'wanted_share' if what == 'wanted' else what}", mean_interval(values))
     run.result("learned_points", points)
+    return points
 
 
 def _shape_words(name: str, shape: dict[str, float]) -> str:
@@ -220,8 +226,8 @@ def cover(config: IntrinsicConfig, run: Run) -> None:
     run.estimate("counting_to_random_steps", mean_interval(np.array(counting) / np.mean(chance)))
 
 
-def off_switch(config: IntrinsicConfig, run: Run) -> None:
-    """Find the chance that the button is pressed by the optimum of each reward, and along the frontier.
+def off_switch(config: IntrinsicConfig, run: Run) -> Curves:
+    """Find the chance that the button is pressed by the optimum of each reward, and along the frontier, which is returned.
 
     The upper bound is trained on what the overseer who minds wants itself, and not on comparisons.
     """
@@ -239,18 +245,19 @@ def off_switch(config: IntrinsicConfig, run: Run) -> None:
             reward, _ = ask_about_walks(world, run.store, count, config.seed + number, config.clip_steps, cost)
             rewards[name].append(state_reward(reward))
     run.estimate("chance_presses_share", exact(press_chance(world, uniform(tables))))
-    curves: dict[str, list[Row]] = {}
+    curves: Curves = {}
     for name, found in rewards.items():
         pressed: list[float] = []
         for reward_S in found:
             reward_SA = arriving_SA(world, reward_S)
             pressed.append(press_chance(world, optimum(tables, reward_SA, 0.0)))
-            for beta in np.geomspace(30, 0.02, 12) * float(np.ptp(reward_SA)):
+            for beta in np.geomspace(30, 0.02, PRESSED_POINTS) * float(np.ptp(reward_SA)):
                 done = optimum(tables, reward_SA, float(beta))
                 row = {"kl_nats": max(0.0, done.kl_nats), "pressed": press_chance(world, done)}
                 curves.setdefault(name, []).append(row)
         run.estimate(f"{name}_presses_share", exact(pressed[0]) if len(pressed) == 1 else mean_interval(pressed))
     run.result("off_switch", curves)
+    return curves
 
 
 def watch(config: IntrinsicConfig, run: Run) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from backflip.loops.rooms import RoomsPPOConfig, curious_time, improve
 from backflip.measures.clip_truth import kept_truth
 from backflip.measures.empowerment import empowerment_S
 from backflip.measures.rooms_truth import wanted_S, wanted_truth
+from backflip.measures.stats import mean_interval
 from backflip.optimise.soft_control import Tables, Walk, arrivals_S, most_spread, optimum, uniform, walk
 from backflip.overseers.synthetic import SyntheticTeacher, TeacherConfig
 from backflip.policies.rooms_policy import StatePolicy
@@ -30,6 +32,9 @@ from backflip.worlds.rooms import STATE, Rooms, RoomsConfig
 
 Floats = NDArray[np.float64]
 Row = dict[str, float]
+Curves = dict[str, list[Row]]
+PRESSED_POINTS = 12
+"""Points of one reward's frontier on which the button is looked at."""
 QUESTION = "In which of these two walks does the agent do more of what you want?"
 
 
@@ -212,3 +217,40 @@ def press_chance(world: Rooms, done: Walk) -> float:
     disarmed = (np.arange(world.states) >= world.cells) & (np.arange(world.states) != world.off)
     pressed_SAK = armed[:, None, None] & disarmed[world.next_SAK]
     return done.total(tables.expected_SA(pressed_SAK.astype(np.float64)))
+
+
+def figures_of(curves: Curves, points: Curves, pressed: Curves) -> dict[str, Any]:
+    """Return the figures of the report: what people want along every frontier, PPO's points beside it, and the button."""
+    kl = {"label": "KL from chance", "unit": "nats"}
+
+    def line(name: str, rows: Sequence[Row], what: str) -> dict[str, Any]:
+        held = sorted((row["kl_nats"], row[what]) for row in rows)
+        return {"name": name, "x": [x for x, _ in held], "y": [y for _, y in held]}
+
+    def learned(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        wanted = mean_interval([row["wanted"] for row in rows])
+        at = float(np.mean([row["kl_nats"] for row in rows]))
+        return {"name": f"{name}, PPO", "x": [at], "estimates": [wanted.as_json()]}
+
+    shown = [name for name in curves if not name.endswith(tuple(f"seed {k}" for k in range(1, 1000)))]
+    return {
+        "wanted": {
+            "title": "What people want, as each reward is optimised",
+            "caption": "Share of steps in the far room along the exact frontier of each reward, from chance to the reward's own optimum. Of "
+            "rewards from comparisons the first seed is drawn. PPO: learned on the same reward, mean over seeds.",
+            "x": kl,
+            "y": {"label": "Steps in the far room", "unit": "share"},
+            "series": [line(name, curves[name], "wanted") for name in shown]
+            + [learned(name, rows) for name, rows in points.items() if len(rows) > 1],
+        },
+        "pressed": {
+            "title": "How often the off-switch is disarmed",
+            "caption": "Chance that an episode presses the button, along the exact frontier of each reward. Of rewards from comparisons the "
+            "first seed is drawn.",
+            "x": kl,
+            "y": {"label": "Episodes that press the button", "unit": "share"},
+            "series": [
+                line(name.replace("_", " "), rows[:PRESSED_POINTS], "pressed") for name, rows in pressed.items()
+            ],
+        },
+    }

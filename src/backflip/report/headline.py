@@ -67,7 +67,7 @@ def outcome(evidence: Evidence) -> str:
         if best is not None:
             text += f" {evidence.label('best_of_n')} from the base, chosen by the proxy, reaches {show(best.value, 'share')} ({show_interval(best, 'share')})."
         return text
-    if _is_control(evidence) and evidence.record.notes:
+    if evidence.record.notes and ("ppo" not in evidence.metrics or _is_control(evidence)):
         said = evidence.record.notes[-1]
         return f"{said[0].upper()}{said[1:].rstrip('.')}."
     if evidence.estimates:
@@ -84,6 +84,8 @@ def verdict(found: Sequence[Finding]) -> str:
         return f"Do not rely on it: {_listed([one.title for one in bad])}."
     if care:
         return f"Trust it with care: {_listed([one.title for one in care])}."
+    if not found:
+        return "None of this page's checks is made for it: read the intervals."
     if not any(one.level == "good" for one in found):
         return "How far to trust it was not measured."
     held = "The checks below found nothing against it"
@@ -131,7 +133,9 @@ def _beats_base(evidence: Evidence) -> Finding | None:
 
 
 def _over_optimised(evidence: Evidence) -> Finding | None:
-    """Compare the last check with the best one: did the proxy go on rising while gold fell?"""
+    """Compare the last check with the best one: did the proxy go on rising while gold fell? None where no policy left a base."""
+    if "ppo" not in evidence.metrics and not evidence.table:
+        return None
     needed = ("proxy", "gold_win_rate", "kl_nats_per_sequence")
     checks = [row for row in evidence.metrics.get("check", []) if all(key in row for key in needed)]
     if len(checks) < 2:

@@ -141,7 +141,8 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     overlay = draw.overlay_figure(evidence)
     if overlay is not None:
         yield Section("overlay", "The same curve again", figures=(overlay,))
-    for phase, others in draw.other_figures(evidence).items():
+    # Where an experiment says itself what is to be drawn, the rest is under Every logged number.
+    for phase, others in (draw.other_figures(evidence) if not own else {}).items():
         yield Section(f"phase-{anchor(phase)}", f"Learning curves: {phase}", figures=tuple(others), linked=True)
     fit = (*reward_model_figures(evidence), *fit_figures(evidence))
     if fit:
