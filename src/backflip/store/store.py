@@ -83,7 +83,7 @@ class Store:
         """Ask; return how many queries were new. Asking again changes nothing, except that what had expired or waited
         for aid becomes open when it is asked as open."""
         with self._database.transaction("write") as connection:
-            return _add_queries(connection, queries, state)
+            return insert_queries(connection, queries, state)
 
     def queries(self, state: State | None = None, after: int = 0, limit: int = PAGE) -> tuple[list[Query], int]:
         """Return up to `limit` queries in the order asked, and the cursor to pass as `after` for the next page."""
@@ -178,7 +178,7 @@ class Store:
         asked = told = 0
         with self._database.transaction("durable") as connection:
             for queries, judgements in batches:
-                asked += _add_queries(connection, queries, "open")
+                asked += insert_queries(connection, queries, "open")
                 told += _add_judgements(connection, judgements)
         return asked, told
 
@@ -302,7 +302,8 @@ def _add_items(connection: Connection, items: Iterable[Item]) -> int:
     )
 
 
-def _add_queries(connection: Connection, queries: Iterable[Query], state: str) -> int:
+def insert_queries(connection: Connection, queries: Iterable[Query], state: str) -> int:
+    """Insert queries with their items and aids, in the caller's transaction; return how many were new."""
     new, table = 0, schema.queries
     for part in _batches(queries):
         rows = [records.query_rows(query, state) for query in part]

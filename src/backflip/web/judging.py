@@ -22,7 +22,7 @@ from backflip.overseers.shown import SEVEN_POINTS, as_stored
 from backflip.store.desk import TRIAL, Held, Told
 from backflip.store.judged import choice_of
 from backflip.store.people import Person
-from backflip.store.study import Study
+from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
@@ -36,8 +36,6 @@ SAID = {1: "1 is better", 0: "both are about equal", -1: "2 is better"}
 """What is known of a pair, in words, by the choice that is right of the two places."""
 CHOICES = {"1": (1.0, 0.0), "=": (0.5, 0.5), "2": (0.0, 1.0)}
 SKIPPED = "can't tell"
-LONGEST_TEXT = 100_000
-"""Letters of an item that are sent to a page; a longer one is cut, and the page says so."""
 KEPT_MEDIA_SECONDS = 24 * 3600
 
 
