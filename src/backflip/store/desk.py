@@ -17,7 +17,7 @@ from backflip.data import Judgement, Query
 from backflip.errors import DataError
 from backflip.store import records, schema
 from backflip.store.people import Person
-from backflip.store.store import Store, insert_queries
+from backflip.store.store import PAGE, Store, insert_queries
 
 UNDONE = "taken back"
 """Note of the event by which a person takes their last answer back."""
@@ -135,9 +135,12 @@ class Desk:
         mine = and_(claims.c.query_id == queries.c.id, claims.c.person_id == person.id)
         waits = and_(queries.c.purpose == STUDY, queries.c.given < overlap, ~exists().where(mine))
         held = exists().where(mine, claims.c.state != "done")
-        wanted = select(queries.c.id).where(queries.c.id.in_(list(query_ids)), or_(waits, held))
+        found: set[str] = set()
         with self._database.transaction("read") as connection:
-            return set(connection.execute(wanted).scalars())
+            for start in range(0, len(query_ids), PAGE):
+                part = queries.c.id.in_(list(query_ids[start : start + PAGE]))
+                found |= set(connection.execute(select(queries.c.id).where(part, or_(waits, held))).scalars())
+        return found
 
     def holding(self, person: Person, query_id: str) -> Held:
         """Return a question that is or was before this person, and what for.

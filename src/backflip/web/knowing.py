@@ -60,10 +60,7 @@ async def upload(request: Request, here: Here, session: Owner) -> Response:
     if not isinstance(file, UploadFile) or not file.filename:
         raise DataError("no file came; choose a file of JSON lines first")
     name = file.filename[-LONGEST_NAME:]
-    try:
-        added = await run_in_threadpool(add_rows, here.store, read_lines(file.file), name)
-    finally:
-        await file.close()
+    added = await run_in_threadpool(add_rows, here.store, read_lines(file.file), name)
     return RedirectResponse(f"{UPLOAD}?read={added.read}&new={added.new}", 303)
 
 
