@@ -102,13 +102,16 @@ def test_a_broken_line_in_the_middle_is_named_and_nothing_is_added(tmp_path: Pat
 def test_every_bad_line_is_named_by_its_number(store: Store) -> None:
     with pytest.raises(DataError, match=r"3 bad lines.* line 2: .* line 4: .* line 5: "):
         add(store, LINE, b"{", b"", {}, b"}", {**LINE, "prompt": "q"})
-    with pytest.raises(DataError, match="30 bad lines.*and 20 more$"):
+    with pytest.raises(DataError, match=r"30 bad lines.*and 20 more$"):
         add(store, *[{}] * 30)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_an_empty_file_is_said_to_be(tmp_path: Path, content: bytes) -> None:
-    with Store.open(tmp_path / "store.sqlite") as store, pytest.raises(DataError, match=r"gold.jsonl is empty; expected"):
+    with (
+        Store.open(tmp_path / "store.sqlite") as store,
+        pytest.raises(DataError, match=r"gold.jsonl is empty; expected"),
+    ):
         add(store, content)
 
 

@@ -113,7 +113,9 @@ def test_an_answer_made_known_is_held_against_others_alone(
     book.make_known(Known(ask(1), SECOND, "all three"))
     with pytest.raises(DataError, match="known already"):
         book.make_known(Known(ask(1), FIRST, "or not"))
-    assert agreed(store) == [] and desk.unseen_known(dee, 9) == [ask(1).id] and desk.unseen_known(people["ann"], 9) == []
+    assert (
+        agreed(store) == [] and desk.unseen_known(dee, 9) == [ask(1).id] and desk.unseen_known(people["ann"], 9) == []
+    )
     assert ask(1).id not in {one.query.id for one in desk.take(dee, 9, 9, 0.0, 10.0)}
     say(store, dee, ask(1), FIRST, GOLD)
     known = [one.judgement.judge for one in judged_by_people(store) if one.known is not None]

@@ -168,7 +168,9 @@ def test_who_was_shown_what_others_said_is_asked_for_it_nowhere_else(site: Site)
     olga = quarrel.olga
     assert olga.browser.get(quarrel.page).status_code == 200
     assert olga.post("/study/known/make", query=quarrel.query.id).status_code == 409, "it must be said which is right"
-    assert olga.post("/study/known/make", query=quarrel.query.id, right="equal", explanation="talked").status_code == 303
+    assert (
+        olga.post("/study/known/make", query=quarrel.query.id, right="equal", explanation="talked").status_code == 303
+    )
     site.book.change(replace(QUIET, gold_share=0.5), "owner", site.clock())
     site.store.add_queries([pair(n) for n in range(20, 60)])
     before = len(site.store.judgements(0)[0])

@@ -87,7 +87,17 @@ def test_a_labeler_sees_nothing_of_the_owner(site: Site) -> None:
 
 def test_the_owner_sees_every_page(site: Site) -> None:
     olga = site.come("Olga", "owner")
-    for path in ("/study", "/study/known", "/people", "/quality", "/live", "/lineage", "/judge", "/practice", "/adjudicate"):
+    for path in (
+        "/study",
+        "/study/known",
+        "/people",
+        "/quality",
+        "/live",
+        "/lineage",
+        "/judge",
+        "/practice",
+        "/adjudicate",
+    ):
         found = olga.browser.get(path)
         assert found.status_code == 200 and "Olga" in found.text, path
 

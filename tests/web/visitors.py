@@ -60,6 +60,7 @@ class Visitor:
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         token = served.people.invite("labeler", "", time.time(), 1.0)
         self.page.goto(f"{served.url}/join/{token}")
+        expect(self.page.locator("input[name=name]")).to_be_focused()
         self.page.keyboard.type(name)
         self.page.keyboard.press("Tab")
         self.page.keyboard.type(PASSWORD)
