@@ -85,7 +85,9 @@ class Store:
         with self._database.transaction("write") as connection:
             return insert_queries(connection, queries, state)
 
-    def queries(self, state: State | None = None, after: int = 0, limit: int = PAGE) -> tuple[list[Query], int]:
+    def queries(
+        self, state: State | None = None, after: int = 0, limit: int = PAGE, purpose: str | None = None
+    ) -> tuple[list[Query], int]:
         """Return up to `limit` queries in the order asked, and the cursor to pass as `after` for the next page."""
         if state is not None and state not in schema.STATES:
             raise ConfigError(f"no query is ever {state!r}; expected one of {', '.join(schema.STATES)}")
@@ -93,6 +95,8 @@ class Store:
         wanted = select(table).where(table.c.seq > after).order_by(table.c.seq).limit(limit)
         if state is not None:
             wanted = wanted.where(table.c.state == state)
+        if purpose is not None:
+            wanted = wanted.where(table.c.purpose == purpose)
         with self._database.transaction("read") as connection:
             rows = connection.execute(wanted).mappings().all()
             return _queries(connection, rows), rows[-1]["seq"] if rows else after

@@ -212,6 +212,7 @@ async function answerAtOnce(body) {
   box.hidden = false;
   enable(false);
   go.focus();
+  go.scrollIntoView({ block: "center" });
 }
 
 function flash(button) {
