@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from backflip.errors import DataError
 from backflip.loops.ppo import first_answers
 from backflip.overseers.people import PeopleOverseer
 from backflip.store import Store
-from backflip.store.desk import ADJUDICATE, DISCUSSED, GOLD, PRACTICE, STUDY, TRIAL, Desk, Told
+from backflip.store.desk import ADJUDICATE, DISCUSSED, GOLD, PRACTICE, REPEAT, STUDY, TRIAL, Desk, Told
+from backflip.store.interchange import export_pairs
 from backflip.store.judged import judged_by_people
 from backflip.store.opinions import agreed, asked_again, divided, opinions_of
 from backflip.store.people import Person
@@ -104,6 +106,15 @@ def test_training_never_hears_checks_exercises_or_talks_by_the_questions_it_aske
     assert len(heard) == 16, "they are there, and would be heard if they answered what was asked"
     assert first_answers(asked, heard) == before
     assert not {one.query_id for one in heard[12:]} & {one.id for one in asked}
+
+
+def test_export_leaves_out_what_did_not_come_by_itself(store: Store, ask: Ask, tmp_path: Path) -> None:
+    store.add_queries([ask(n) for n in range(7)])
+    ann = join(store, "ann")
+    for n, purpose in enumerate((STUDY, GOLD, REPEAT, TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)):
+        say(store, ann, ask(n), FIRST, purpose)
+    done = export_pairs(store, tmp_path / "pairs.jsonl")
+    assert (done.pairs, done.left_out) == (3, 4)
 
 
 def test_an_answer_made_known_is_held_against_others_alone(

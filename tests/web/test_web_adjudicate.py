@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from backflip.data import Judgement
-from backflip.store.desk import ADJUDICATE, DISCUSSED, STUDY
+from backflip.store.desk import ADJUDICATE, DISCUSSED, REPEAT, STUDY
 from backflip.store.lineage import Lineage
 from backflip.store.opinions import asked_again
 from backflip.store.study import Study
+from backflip.web.dealing import asked_of
 from backflip.web.quality import quality
 
 from .conftest import Site, Somebody, pair
@@ -49,6 +50,13 @@ class Quarrel:
         (shown,) = who.browser.get(f"{self.page}/next").json()["pairs"]
         judge_longer(who, shown, longer=True)
 
+    def repeat(self, who: Somebody) -> None:
+        """Let somebody judge the pair a second time, as their queue may ask them to."""
+        query, place = asked_of(who.person, self.query), self.site.app.state.place
+        place.desk.own(query)
+        assert place.desk.deal(who.person, query.id, REPEAT, self.site.clock(), 1000.0)
+        judge_longer(who, next(one for one in who.next(8) if one["id"] == query.id), longer=True)
+
     def again(self, who: Somebody) -> None:
         (shown,) = who.browser.get(f"{self.page}/again/next").json()["pairs"]
         judge_longer(who, shown, longer=True)
@@ -76,6 +84,7 @@ def leaks(text: str) -> set[str]:
 def test_nobody_sees_anothers_answer_before_their_own(site: Site, role: str) -> None:
     quarrel = Quarrel(site, "everybody")
     who = quarrel.olga if role == "owner" else quarrel.cy
+    quarrel.repeat(quarrel.ann)
     assert leaks(everything(who, quarrel)) == set(), "before anybody adjudicated"
     other = site.come("Pia", "owner")
     quarrel.blind(other)

@@ -18,14 +18,13 @@ from backflip.store.interchange import refuse
 from backflip.store.pair_files import check_ending, read_rows
 from backflip.store.pair_lines import QUESTION, object_of, pair_of, text_of
 from backflip.store.store import Store
-from backflip.store.study import LONGEST_TEXT, Known, StudyBook, Use
+from backflip.store.study import LONGEST_TEXT, USES, Known, StudyBook, Use
 
 DECIDED = ("chosen", "rejected")
 SHARED = ("first", "second")
 FIELDS = ("prompt", *DECIDED, *SHARED, "answer", "explanation", "difficulty", "question", "use")
 RIGHT = {"first": (1.0, 0.0), "second": (0.0, 1.0), "equal": (0.5, 0.5)}
 DIFFICULTIES = ("easy", "usual", "hard")
-USES: tuple[Use, ...] = ("check", "practice")
 LONGEST_EXPLANATION = 5_000
 
 

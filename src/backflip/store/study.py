@@ -21,6 +21,7 @@ from backflip.store.store import PAGE, Store, insert_new, insert_queries
 
 Document = Literal["instructions", "consent", "settings"]
 Use = Literal["check", "practice"]
+USES: tuple[Use, ...] = ("check", "practice")
 LONGEST_TEXT = 100_000
 """Letters of an item that are sent to a page; a longer one is cut, and the page says so."""
 INSTRUCTIONS = """You will see two answers, or two short clips, side by side. Choose the one that you like better by the question above them.
@@ -155,9 +156,11 @@ class StudyBook:
             fresh = [one for one in known if one.query.id not in there]
             insert_queries(connection, [one.query for one in fresh], "open")
             table = schema.queries
-            for one in fresh:
-                mine = update(table).where(table.c.id == one.query.id, table.c.given == 0)
-                connection.execute(mine.values(purpose=_purpose(one.use)))
+            for use in USES:
+                ids = [one.query.id for one in fresh if one.use == use]
+                for start in range(0, len(ids), PAGE):
+                    mine = update(table).where(table.c.id.in_(ids[start : start + PAGE]), table.c.given == 0)
+                    connection.execute(mine.values(purpose=_purpose(use)))
             return insert_new(connection, schema.known, [_known_row(one) for one in fresh])
 
     def make_known(self, known: Known) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
-from backflip.data import Judgement
+from backflip.data import Judgement, Query
 from backflip.errors import DataError
 from backflip.store.desk import ADJUDICATE, DISCUSSED
 from backflip.store.judged import choice_of
@@ -136,14 +136,17 @@ def may_see(here: Place, person: Person, found: Opinions) -> bool:
     return person.state == "passed" and bool(found.blind) and found.own(person) and not free
 
 
-def hidden_from(here: Place, person: Person, query_ids: Sequence[str]) -> set[str]:
-    """Return the questions, among these, whose answers somebody must not see yet: they may still be asked what they think."""
-    hidden = here.desk.yet_to_come(person, query_ids, here.book.settings().overlap)
+def hidden_from(here: Place, person: Person, queries: Sequence[Query]) -> set[str]:
+    """Return the ids of those questions whose answers somebody must not see yet: they may still be asked what they think."""
+    hidden = here.desk.yet_to_come(person, [one.id for one in queries], here.book.settings().overlap)
     known = set(here.book.known_ids())
-    for one in divided(here.store):
-        if one.query.id not in known and not one.own(person):
-            hidden |= {one.query.id, *(asked_again(one.query, purpose).id for purpose in (ADJUDICATE, DISCUSSED))}
-    return hidden & set(query_ids)
+    blind = [_pair(one.query) for one in divided(here.store) if one.query.id not in known and not one.own(person)]
+    return hidden | {one.id for one in queries if _pair(one) in blind}
+
+
+def _pair(query: Query) -> tuple[frozenset[str], str]:
+    """Return which items, under which question: the same however often it is asked."""
+    return frozenset(item.id for item in query.items), query.question
 
 
 def _found(here: Place, person: Person, query_id: str) -> tuple[Person, Opinions]:
