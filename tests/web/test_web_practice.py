@@ -69,7 +69,7 @@ def test_practice_gives_no_check_away(site: Site, known: Make) -> None:
     ann = site.come("Ann")
     secret = {frozenset(item.content for item in one.query.items) for one in checks}
     practised: set[frozenset[str]] = set()
-    for _ in range(30):
+    for _ in range(20):
         for one in ann.next():
             assert ann.send(one["id"]).status_code == 200
         (shown,) = exercises(ann)
@@ -77,7 +77,7 @@ def test_practice_gives_no_check_away(site: Site, known: Make) -> None:
         ann.send(str(shown["id"]))
     assert len(practised) == 4 and not practised & secret
     purposes = [one.details["purpose"] for one in site.store.judgements(0)[0]]
-    assert purposes.count("gold") == 6 and purposes.count("practice") == 30
+    assert purposes.count("gold") == 6 and purposes.count("practice") == 20
 
 
 def test_the_pairs_of_a_trial_may_be_practised_and_change_nothing_of_it(site: Site, known: Make) -> None:
