@@ -19,7 +19,17 @@ from .conftest import Site, Somebody, pair
 
 QUIET = Study(gold_share=0.0, repeat_share=0.0, overlap=2)
 COMMENTS = {"Ann": "aunt Berta would like it", "Bob": "uncle Otto would not"}
-SECRETS = (*COMMENTS.values(), ">the first<", ">the second<", "first: 1.00", "first: 0.00", "1.0 : 0.0", "0.0 : 1.0")
+SUB = {"What is claimed?": "nothing at all"}
+SECRETS = (
+    " ".join(*SUB.items()),
+    *COMMENTS.values(),
+    ">the first<",
+    ">the second<",
+    "first: 1.00",
+    "first: 0.00",
+    "1.0 : 0.0",
+    "0.0 : 1.0",
+)
 """Words, choices in a table, and shares as the pages of lineage say them."""
 
 
@@ -39,7 +49,7 @@ class Quarrel:
         for who, longer in ((self.ann, True), (self.bob, False)):
             (shown,) = who.next()
             assert shown["id"] == self.query.id
-            judge_longer(who, shown, longer=longer, comment=COMMENTS[who.person.name])
+            judge_longer(who, shown, longer=longer, comment=COMMENTS[who.person.name], sub=SUB)
         site.clock.now += QUIET.undo_seconds + 1
 
     @property
@@ -93,7 +103,7 @@ def test_nobody_sees_anothers_answer_before_their_own(site: Site, role: str) -> 
     assert who.post(f"{quarrel.page}/note", text="what did they say?").status_code == 403
     quarrel.blind(who)
     text = everything(who, quarrel)
-    seen = set(SECRETS) if role == "owner" else set(SECRETS[:4])
+    seen = set(SECRETS) if role == "owner" else set(SECRETS[:5])
     assert leaks(text) == seen, "and now they see it: this test can see a leak"
 
 

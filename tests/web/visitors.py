@@ -103,7 +103,7 @@ class Visitor:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait for what the server is about to have; a page's answer takes its way."""
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.02)

@@ -7,7 +7,7 @@ answers are worth (`quality`) and how a pair's answer is made known (`knowing`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -241,12 +241,17 @@ def _lines(found: Opinions, names: dict[str, str]) -> list[Said]:
     for role, told in (("asked", found.alone), ("adjudicator", found.blind)):
         for one in told:
             after = later.get(one.judge)
-            comments = tuple(
-                str(words) for each in (one, after) if each is not None and (words := each.details.get("comment"))
-            )
+            comments = tuple(words for each in (one, after) if each is not None for words in _words(each))
             discussed = "" if after is None else _word(after)
             lines.append(Said(names.get(one.judge, "somebody"), role, _word(one), discussed, comments))
     return lines
+
+
+def _words(told: Judgement) -> list[str]:
+    """Return what somebody wrote beside a choice: answers to the sub-questions, and a comment."""
+    parts: Mapping[str, Any] = told.details.get("sub") or {}
+    comment = str(told.details.get("comment", ""))
+    return [f"{asked} {words}" for asked, words in parts.items() if words] + ([comment] if comment else [])
 
 
 def _word(told: Judgement) -> str:
