@@ -121,6 +121,15 @@ def test_known_answers_tell_a_lone_person_from_a_coin() -> None:
     assert alone["a"] == pytest.approx(0.8), "nobody to agree with: nothing is known of them"
 
 
+def test_an_answer_that_people_agreed_on_does_not_check_those_people() -> None:
+    """Two agree on twenty pairs; what they agreed on is then held against a third, and by mistake the other way round."""
+    pairs = [f"p{n}" for n in range(20)]
+    before = [Said(judge, pair, 1, True) for pair in pairs for judge in "ab"]
+    after = noise([*before, *(Said("c", pair, 1, True, known=-1) for pair in pairs)])
+    assert after["a"] == after["b"] == noise(before)["a"] > 0.9
+    assert after["c"] == 0.5
+
+
 def test_weights_fall_with_noise_and_drop_nobody() -> None:
     found = weights({"good": 0.95, "poor": 0.6, "coin": 0.5})
     assert found["good"] > found["poor"] > found["coin"] > 0

@@ -46,6 +46,7 @@ def filled(path: str) -> str:
         .replace("{judgement_id}", "x")
         .replace("{item_id}", "0" * 32)
         .replace("{person_id}", "nobody")
+        .replace("{query_id}", "0" * 32)
     )
 
 
@@ -86,7 +87,17 @@ def test_a_labeler_sees_nothing_of_the_owner(site: Site) -> None:
 
 def test_the_owner_sees_every_page(site: Site) -> None:
     olga = site.come("Olga", "owner")
-    for path in ("/study", "/people", "/quality", "/live", "/lineage", "/judge"):
+    for path in (
+        "/study",
+        "/study/known",
+        "/people",
+        "/quality",
+        "/live",
+        "/lineage",
+        "/judge",
+        "/practice",
+        "/adjudicate",
+    ):
         found = olga.browser.get(path)
         assert found.status_code == 200 and "Olga" in found.text, path
 
@@ -108,7 +119,7 @@ def test_another_site_cannot_post_even_a_sign_in(site: Site) -> None:
 
 def test_answers_carry_strict_headers_and_pages_no_inline_script(site: Site) -> None:
     olga = site.come("Olga", "owner")
-    for path in ("/sign-in", "/study", "/people", "/judge", "/nowhere"):
+    for path in ("/sign-in", "/study", "/study/known", "/people", "/judge", "/practice", "/adjudicate", "/nowhere"):
         found = olga.browser.get(path)
         assert {name: found.headers[name] for name in HEADERS} == HEADERS
         assert found.headers["cache-control"] == "no-store"

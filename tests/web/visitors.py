@@ -60,6 +60,7 @@ class Visitor:
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         token = served.people.invite("labeler", "", time.time(), 1.0)
         self.page.goto(f"{served.url}/join/{token}")
+        expect(self.page.locator("input[name=name]")).to_be_focused()
         self.page.keyboard.type(name)
         self.page.keyboard.press("Tab")
         self.page.keyboard.type(PASSWORD)
@@ -102,7 +103,7 @@ class Visitor:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait for what the server is about to have; a page's answer takes its way."""
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.02)

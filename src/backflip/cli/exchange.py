@@ -18,12 +18,19 @@ def main(argv: Sequence[str]) -> int:
     parser = Options(argv[0], "Write preference pairs to a file." if out else "Read preference pairs; all or nothing.")
     parser.add_argument("store", metavar="RUN", help="run folder, SQLite file, or postgresql:// URL")
     parser.add_argument("file", type=Path, metavar="FILE", help="ends in .jsonl or .parquet, which chooses the format")
+    if not out:
+        known = "the file holds known answers, for trials, checks and practice: see docs/labeling.md"
+        parser.add_argument("--known", action="store_true", help=known)
     found = parser.read(argv[1:])
     from backflip.store import Store
     from backflip.store.interchange import export_pairs, import_pairs, undecided_file
+    from backflip.store.known_lines import import_known
 
     where = store_of(found.store, must_exist=out)
     with Store.open(where, mode="read" if out else "write") as store:
+        if not out and found.known:
+            print(f"read {import_known(store, found.file)} into {where}")
+            return 0
         done = export_pairs(store, found.file) if out else import_pairs(store, found.file)
     if out:
         apart = f"; ties and what could not be judged are in {undecided_file(found.file)}"

@@ -24,7 +24,7 @@ from backflip.protocols import Overseer
 from backflip.rewards.clip_answers import Answer
 from backflip.store import Store
 from backflip.store.desk import GOLD, STUDY, standing
-from backflip.store.judged import choice_of
+from backflip.store.judged import choice_of, purpose_of
 from backflip.store.people import PERSON
 from backflip.store.study import StudyBook
 
@@ -68,7 +68,12 @@ def answers_to(questions: Sequence[Query], judgements: Sequence[Judgement]) -> l
 
 
 def take_in(found: dict[str, list[Judgement]], one: Judgement) -> None:
-    """Put a judgement with the others of its question, if it counts beside them: see the top of this file."""
+    """Put a judgement with the others of its question, if it counts beside them: see the top of this file.
+
+    What was said as an exercise, as a check or because others disagreed (`purpose_of`) never does.
+    """
+    if purpose_of(one) != STUDY:
+        return
     others = found.setdefault(one.query_id, [])
     if not others or (is_person(one.judge) and all(other.judge != one.judge for other in others)):
         others.append(one)
@@ -89,9 +94,15 @@ def person_weights(store: Store, judges: Collection[str]) -> dict[str, float]:
         return {}
     known = {one.query.id: choice_of(one.answer) for one in StudyBook(store).known()}
     said = [
-        Said(one.judge, one.query_id, choice_of(one.answer), left_is_first=True, known=known.get(one.query_id))
+        Said(
+            one.judge,
+            one.query_id,
+            choice_of(one.answer),
+            left_is_first=True,
+            known=known.get(one.query_id) if purpose_of(one) == GOLD else None,
+        )
         for one in standing(store.judgements(0)[0])
-        if is_person(one.judge) and one.answer is not None and one.details.get("purpose", STUDY) in (STUDY, GOLD)
+        if is_person(one.judge) and one.answer is not None and purpose_of(one) in (STUDY, GOLD)
     ]
     found = weights(noise(said))
     return {judge: found[judge] for judge in people if judge in found}

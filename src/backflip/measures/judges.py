@@ -148,10 +148,12 @@ def noise(said: Sequence[Said]) -> dict[str, float]:
     reliably wrong should be talked to, not read backwards.
     """
     decided = [one for one in said if one.choice]
-    pairs = _by_pair(decided)
+    pairs: dict[tuple[str, bool], list[Said]] = {}
+    for one in decided:  # apart from checks: those whose agreement made an answer known are not checked by it
+        pairs.setdefault((one.pair, one.known is not None), []).append(one)
     right = dict.fromkeys({one.judge for one in decided}, PRIOR[0] / sum(PRIOR))
     for _ in range(ROUNDS):
-        first: dict[str, float] = {}
+        first: dict[tuple[str, bool], float] = {}
         for pair, each in pairs.items():
             if any(one.known for one in each):
                 first[pair] = float(next(one.known for one in each if one.known) == 1)

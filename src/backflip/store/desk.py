@@ -11,21 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
 from backflip.store import records, schema
 from backflip.store.people import Person
-from backflip.store.store import Store
+from backflip.store.store import PAGE, Store, insert_queries
 
 UNDONE = "taken back"
 """Note of the event by which a person takes their last answer back."""
 STUDY, GOLD, REPEAT, TRIAL = "study", "gold", "repeat", "trial"
 """What a question is before somebody for: to learn from; a silent check against a known answer; a check against themselves; to learn
-judging."""
+judging, counted."""
+PRACTICE, ADJUDICATE, DISCUSSED = "practice", "adjudicate", "discussed"
+"""The same: to learn judging, not counted; to judge blind what others disagree on; to judge once more after everybody's answers were
+shown."""
+QUEUE = (STUDY, GOLD, REPEAT, TRIAL)
+"""Purposes of what comes by itself, one question after the other; the others are for who asks for them."""
+TOLD = (TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)
+"""Purposes of questions after whose answer one is shown what is right, or what others said: that answer is not taken back."""
 KNOWN, OWN = "known", "own"
-"""Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person."""
+"""Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person or for one talk. So
+are those with the purpose PRACTICE (a known answer that is for practice alone) and ADJUDICATE (asked of nobody new)."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,23 @@ class Desk:
         """Deal out the questions of `store`."""
         self._store, self._database = store, store.database
 
-    def take(self, person: Person, count: int, overlap: int, now: float, hold_seconds: float) -> list[Held]:
-        """Return up to `count` questions that this person holds now: those they held already first, then new ones.
+    def take(
+        self,
+        person: Person,
+        count: int,
+        overlap: int,
+        now: float,
+        hold_seconds: float,
+        purposes: Sequence[str] = QUEUE,
+    ) -> list[Held]:
+        """Return up to `count` questions that this person holds now: those of these purposes held already first, then new ones.
 
         Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
         with self._database.transaction("write") as connection:
             _return_what_is_over(connection, now)
             table = schema.claims
-            mine = and_(table.c.person_id == person.id, table.c.state == "held")
+            mine = and_(table.c.person_id == person.id, table.c.state == "held", table.c.purpose.in_(purposes))
             rows = connection.execute(select(table.c.query_id, table.c.purpose).where(mine).order_by(table.c.since))
             held = {row.query_id: row.purpose for row in rows.all()[:count]}
             if held:
@@ -81,28 +97,50 @@ class Desk:
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
     def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
-        """Put one question before this person, for a check or an exercise; False where they had it before."""
+        """Put one question before this person, for a check or an exercise; False where they hold it or answered it."""
         with self._database.transaction("write") as connection:
-            if _claim(connection, person, query_id) is not None:
+            claim = _claim(connection, person, query_id)
+            if claim is not None and claim["state"] != "returned":
                 return False
             _hold(connection, person, [query_id], purpose, (now, now + hold_seconds))
         return True
 
     def own(self, query: Query) -> None:
-        """Ask a question that is for one person alone, and given to nobody until it is dealt."""
-        self._store.add_queries([query])
+        """Ask a question that is given to nobody until it is dealt."""
         table = schema.queries
         with self._database.transaction("write") as connection:
+            insert_queries(connection, [query], "open")
             fresh = update(table).where(table.c.id == query.id, table.c.given == 0)
             connection.execute(fresh.values(purpose=OWN))
 
+    def withdraw(self, query_id: str) -> None:
+        """Ask nobody new this question of the study: it is about to be talked over."""
+        table = schema.queries
+        with self._database.transaction("write") as connection:
+            mine = update(table).where(table.c.id == query_id, table.c.purpose == STUDY)
+            connection.execute(mine.values(purpose=ADJUDICATE))
+
     def unseen_known(self, person: Person, limit: int) -> list[str]:
-        """Return ids of questions with known answers that this person never had."""
-        table, claims = schema.known, schema.claims
-        had = exists().where(claims.c.query_id == table.c.query_id, claims.c.person_id == person.id)
-        wanted = select(table.c.query_id).where(~had).order_by(table.c.query_id).limit(limit)
+        """Return ids of questions with known answers, those for practice apart, that this person does not hold and never answered."""
+        table, claims = schema.known.join(schema.queries, schema.known.c.query_id == schema.queries.c.id), schema.claims
+        key = schema.known.c.query_id
+        had = exists().where(claims.c.query_id == key, claims.c.person_id == person.id, claims.c.state != "returned")
+        wanted = select(key).select_from(table).where(~had, schema.queries.c.purpose != PRACTICE)
         with self._database.transaction("read") as connection:
-            return list(connection.execute(wanted).scalars())
+            return list(connection.execute(wanted.order_by(key).limit(limit)).scalars())
+
+    def yet_to_come(self, person: Person, query_ids: Sequence[str], overlap: int) -> set[str]:
+        """Return which of these questions this person has not answered and may yet be given, or holds."""
+        queries, claims = schema.queries, schema.claims
+        mine = and_(claims.c.query_id == queries.c.id, claims.c.person_id == person.id)
+        waits = and_(queries.c.purpose == STUDY, queries.c.given < overlap, ~exists().where(mine))
+        held = exists().where(mine, claims.c.state != "done")
+        found: set[str] = set()
+        with self._database.transaction("read") as connection:
+            for start in range(0, len(query_ids), PAGE):
+                part = queries.c.id.in_(list(query_ids[start : start + PAGE]))
+                found |= set(connection.execute(select(queries.c.id).where(part, or_(waits, held))).scalars())
+        return found
 
     def holding(self, person: Person, query_id: str) -> Held:
         """Return a question that is or was before this person, and what for.
@@ -124,10 +162,12 @@ class Desk:
             rows = connection.execute(wanted).mappings().all()
         return standing([records.judgement(row) for row in rows])
 
-    def held_by(self, person: Person) -> int:
-        """Return how many questions are before this person."""
+    def held_by(self, person: Person, purposes: Sequence[str] = QUEUE) -> int:
+        """Return how many questions of these purposes are before this person."""
         table = schema.claims
-        wanted = select(func.count()).where(table.c.person_id == person.id, table.c.state == "held")
+        wanted = select(func.count()).where(
+            table.c.person_id == person.id, table.c.state == "held", table.c.purpose.in_(purposes)
+        )
         with self._database.transaction("read") as connection:
             return connection.execute(wanted).scalar_one()
 
@@ -174,11 +214,13 @@ class Desk:
     def take_back(self, person: Person, event: str, now: float, within_seconds: float) -> Query | None:
         """Take this person's last answer back, if it is not too long ago, and put its question before them again.
 
-        Returns the question, or None where there is nothing to take back. The answer stays as it was; a second event says that it no
-        longer stands.
+        Returns the question, or None where there is nothing to take back: an answer after which one was shown what is right, or what
+        others said, stays. The answer stays as it was; a second event says that it no longer stands.
         """
         table = schema.claims
-        last = select(table).where(table.c.person_id == person.id, table.c.state == "done")
+        last = select(table).where(
+            table.c.person_id == person.id, table.c.state == "done", table.c.purpose.not_in(TOLD)
+        )
         last = last.order_by(table.c.since.desc()).limit(1)
         with self._database.transaction("durable") as connection:
             claim = connection.execute(last).mappings().first()
@@ -198,11 +240,10 @@ class Desk:
             return {row.purpose: row.n for row in connection.execute(wanted)}
 
     def answered_since(self, person: Person, since: float) -> int:
-        """Return how many questions this person has answered since then."""
+        """Return how many questions that came by themselves this person has answered since then."""
         table = schema.claims
-        wanted = select(func.count()).where(
-            table.c.person_id == person.id, table.c.state == "done", table.c.since > since
-        )
+        mine = and_(table.c.person_id == person.id, table.c.state == "done", table.c.purpose.in_(QUEUE))
+        wanted = select(func.count()).where(mine, table.c.since > since)
         with self._database.transaction("read") as connection:
             return connection.execute(wanted).scalar_one()
 

@@ -7,7 +7,7 @@ stated, and nothing is lost. Leaves out anything but pairs of texts: to move a w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from backflip.checkpoint import atomic_file
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
+from backflip.store.desk import TOLD
 from backflip.store.pair_files import check_ending, read_rows, writing_rows
 from backflip.store.pair_lines import DECIDED, UNDECIDED, from_row, is_decided, is_pair, to_row
 from backflip.store.store import PAGE, Store
@@ -34,7 +35,7 @@ class Exchanged:
     could_not_judge: int
     """Somebody was asked and could not say."""
     left_out: int = 0
-    """Written nowhere: no comparison of two texts that answer one prompt."""
+    """Written nowhere: no comparison of two texts that answer one prompt, or an exercise, or an answer for or after a talk."""
     new: int = 0
     """Of those read, judgements that the store did not have yet."""
 
@@ -51,6 +52,7 @@ def undecided_file(path: Path) -> Path:
 def export_pairs(store: Store, path: str | Path) -> Exchanged:
     """Write every judged pair of texts, one row a judgement; ties and what could not be judged go to the second file.
 
+    Exercises, and answers to what people disagree on, are no preferences that came by themselves: they are left out and counted.
     Both files are written whole or not at all. In JSON lines, prompts that are messages stay messages.
     Raises ConfigError for an unknown ending, StoreError where the disk is full.
     """
@@ -64,7 +66,7 @@ def export_pairs(store: Store, path: str | Path) -> Exchanged:
         new_other = stack.enter_context(atomic_file(other))
         write_other = stack.enter_context(writing_rows(new_other, UNDECIDED, path.suffix))
         for query, judgement in _judged(store):
-            if not is_pair(query):
+            if not is_pair(query) or judgement.details.get("purpose") in TOLD:
                 left_out += 1
                 continue
             decided = is_decided(judgement)
@@ -88,10 +90,7 @@ def import_pairs(store: Store, path: str | Path) -> Exchanged:
     other = undecided_file(path)
     files = [path, other] if other.is_file() else [path]
     faults = [fault for file in files for fault in _faults(file)]
-    if faults:
-        more = f"; and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
-        lines = "1 bad line" if len(faults) == 1 else f"{len(faults):,} bad lines"
-        raise DataError(f"{path} has {lines}, nothing was imported: {'; '.join(faults[:SHOWN])}{more}")
+    refuse(str(path), faults)
     counts = {"pairs": 0, "ties": 0, "could_not_judge": 0}
 
     def batches() -> Iterator[tuple[list[Query], list[Judgement]]]:
@@ -113,6 +112,18 @@ def import_pairs(store: Store, path: str | Path) -> Exchanged:
     if not sum(counts.values()):
         raise DataError(f"{path} holds no pairs; expected one a line, {{prompt, chosen, rejected}}")
     return Exchanged(**counts, new=new)
+
+
+def refuse(name: str, faults: Sequence[str]) -> None:
+    """Refuse a file with faults, each told by the number of its line as far as they fit into a sentence.
+
+    Raises:
+        DataError: there are faults.
+    """
+    if faults:
+        more = f"; and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
+        lines = "1 bad line" if len(faults) == 1 else f"{len(faults):,} bad lines"
+        raise DataError(f"{name} has {lines}, nothing was imported: {'; '.join(faults[:SHOWN])}{more}")
 
 
 def _judged(store: Store) -> Iterator[tuple[Query, Judgement]]:

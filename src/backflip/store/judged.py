@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from backflip.data import Judgement, Query, digest
 from backflip.store import schema
-from backflip.store.desk import REPEAT, STUDY, standing
+from backflip.store.desk import GOLD, QUEUE, REPEAT, STUDY, TRIAL, standing
 from backflip.store.people import PERSON
 from backflip.store.store import PAGE, Store
 from backflip.store.study import StudyBook
@@ -59,15 +59,27 @@ def choice_of(shares: Sequence[float]) -> int:
     return 0 if abs(gap) < 1e-9 else 1 if gap > 0 else -1
 
 
+def purpose_of(judgement: Judgement) -> str:
+    """Return what a question was before whoever judged it; that of the study where nothing is said."""
+    return judgement.details.get("purpose", STUDY)
+
+
 def judged_by_people(store: Store) -> list[Judged]:
-    """Return every standing judgement that a person made of two items."""
+    """Return every standing judgement that a person made of two items and that came by itself.
+
+    Exercises are not counted, nor what was said because others disagreed. A known answer is held against those who were asked to be
+    checked alone: whoever's agreement made it known would always be right.
+    """
     found: list[Judged] = []
     known: Mapping[str, tuple[float, ...]] = {one.query.id: one.answer for one in StudyBook(store).known()}
     events = standing([one for one in store.judgements(0)[0] if one.judge.startswith(PERSON)])
+    events = [one for one in events if purpose_of(one) in QUEUE]
     for start in range(0, len(events), PAGE):
         part = events[start : start + PAGE]
         queries = store.queries_by_id([one.query_id for one in part])
-        found += [Judged(queries[one.query_id], one, known.get(one.query_id)) for one in part]
+        for one in part:
+            right = known.get(one.query_id) if purpose_of(one) in (GOLD, TRIAL) else None
+            found.append(Judged(queries[one.query_id], one, right))
     return [one for one in found if one.query.kind == "compare" and len(one.query.items) == 2]
 
 

@@ -6,7 +6,7 @@ Parquet has a fixed set of columns, given by the caller; JSON lines take each ro
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     place = check_ending(path)
     if not path.is_file():
         raise DataError(f"no file {path}; give the path of a .jsonl or .parquet file of preference pairs")
-    return _read_lines(path) if place == "line" else _read_parquet(path)
+    return _read_file(path) if place == "line" else _read_parquet(path)
 
 
 @contextmanager
@@ -57,18 +57,25 @@ def writing_rows(path: Path, columns: Sequence[str], ending: str) -> Generator[W
         yield write_line
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def read_lines(file: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yield what each line of JSON lines says, with its number from 1; where it is no JSON, a `DataError` in its place."""
+    for number, line in enumerate(file, 1):
+        raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not raw.strip():
+            continue
+        try:
+            yield number, json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield number, DataError(f"byte {error.start + 1} is not UTF-8")
+        except ValueError as error:
+            yield number, DataError(f"not JSON ({error})")
+        except RecursionError:
+            yield number, DataError("not JSON that can be read: brackets within brackets without end")
+
+
+def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not raw.strip():
-                continue
-            try:
-                yield number, json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield number, DataError(f"byte {error.start + 1} is not UTF-8")
-            except ValueError as error:
-                yield number, DataError(f"not JSON ({error})")
+        yield from read_lines(file)
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:

@@ -87,6 +87,16 @@ def from_row(row: Any, source: str, seen: dict[str, int]) -> tuple[Query, Judgem
 
     Raises DataError saying what is wrong with the row.
     """
+    row = object_of(row)
+    return _ours(row) if row.get("record") is not None else _theirs(row, source, seen)
+
+
+def object_of(row: Any) -> dict[str, Any]:
+    """Return a row that is an object of whole characters.
+
+    Raises:
+        DataError: it is something else.
+    """
     if not isinstance(row, dict):
         raise DataError(f"holds {type(row).__name__}, expected an object with prompt, chosen and rejected")
     row = cast(dict[str, Any], row)
@@ -94,7 +104,7 @@ def from_row(row: Any, source: str, seen: dict[str, int]) -> tuple[Query, Judgem
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a character
         raise DataError("holds half a character (a lone surrogate)") from error
-    return _ours(row) if row.get("record") is not None else _theirs(row, source, seen)
+    return row
 
 
 def _ours(row: Mapping[str, Any]) -> tuple[Query, Judgement]:
@@ -148,20 +158,15 @@ def _theirs(row: Mapping[str, Any], source: str, seen: dict[str, int]) -> tuple[
 
     The chosen answer is stored first or second by a hash of the two: the place of an item says nothing about it.
     """
-    texts, payloads = _answers(row)
-    chosen, rejected = (
-        Item(texts[0], text, payload, "imported") for text, payload in zip(texts[1:], payloads, strict=True)
-    )
-    flip = int(digest(sorted((chosen.id, rejected.id))), 16) % 2 == 1
-    pair = tuple(sorted((chosen, rejected), key=lambda item: item.id, reverse=flip))
-    question = _optional(row, "question", QUESTION)
+    pair, place = pair_of(row)
+    question = text_of(row, "question", QUESTION)
     key = Query(pair, question).id
     seen[key] = seen.get(key, 0) + 1
     query = Query(pair, question, repeat=seen[key] - 1, reason="imported")
     judgement = Judgement(
         query_id=query.id,
-        judge=_optional(row, "judge", source),
-        answer=(1.0, 0.0) if pair[0] == chosen else (0.0, 1.0),
+        judge=text_of(row, "judge", source),
+        answer=(1.0, 0.0) if place == 0 else (0.0, 1.0),
         strength=_number(row, "strength", 1.0),
         created=_number(row, "created", 0.0),
         seconds=_number(row, "seconds", -1.0) if row.get("seconds") is not None else None,
@@ -169,48 +174,60 @@ def _theirs(row: Mapping[str, Any], source: str, seen: dict[str, int]) -> tuple[
     return query, judgement
 
 
-def _answers(row: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the texts [prompt, chosen, rejected] and the payloads of the two answers."""
-    for name in ("chosen", "rejected"):
+def pair_of(row: Mapping[str, Any], names: tuple[str, str] = ("chosen", "rejected")) -> tuple[tuple[Item, Item], int]:
+    """Return the two answers of a row as they are stored, and the place of the one that the row names first.
+
+    Raises:
+        DataError: there are no two texts, or messages, that answer one prompt.
+    """
+    texts, payloads = _answers(row, names)
+    one, other = (Item(texts[0], text, payload, "imported") for text, payload in zip(texts[1:], payloads, strict=True))
+    flip = int(digest(sorted((one.id, other.id))), 16) % 2 == 1
+    return ((one, other), 0) if (one.id < other.id) != flip else ((other, one), 1)
+
+
+def _answers(row: Mapping[str, Any], names: tuple[str, str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the texts [prompt, chosen, rejected] and the payloads of the two answers, which `names` name."""
+    for name in names:
         if row.get(name) is None:
-            raise DataError(f"has no {name!r}; expected prompt, chosen and rejected")
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+            raise DataError(f"has no {name!r}; expected prompt, {names[0]} and {names[1]}")
+    prompt, chosen, rejected = row.get("prompt"), row[names[0]], row[names[1]]
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         if prompt is None:
-            prompt, chosen, rejected = _split_transcripts(chosen, rejected)
+            prompt, chosen, rejected = _split_transcripts(chosen, rejected, names)
         if not isinstance(prompt, str):
             raise DataError(f"its prompt is {type(prompt).__name__}, expected text or a list of messages")
         texts = [prompt, chosen, rejected]
         payloads = [{"prompt_text": prompt, "answer_text": text} for text in (chosen, rejected)]
     else:
-        turns, contents = _chat(prompt, chosen, rejected)
+        turns, contents = _chat(prompt, {names[0]: chosen, names[1]: rejected})
         alone = len(turns) == 1 and turns[0]["role"] == "user"
         shown = turns[0]["content"] if alone else "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
         texts = [shown, *contents]
         payloads = [{"prompt_messages": turns, "answer_text": text} for text in contents]
     if texts[1] == texts[2]:
-        raise DataError("chosen and rejected are the same text: nothing was preferred; remove it")
+        raise DataError(f"{' and '.join(names)} are the same text: nothing was preferred; remove it")
     return texts, payloads
 
 
-def _split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
+def _split_transcripts(chosen: str, rejected: str, names: tuple[str, str]) -> tuple[str, str, str]:
     """Split two whole dialogues "Human: ... Assistant: ..." (as in HH-RLHF) into their prompt and the last answers."""
     ends = [text.rfind(ASSISTANT_TURN) for text in (chosen, rejected)]
     cut = ends[0] + len(ASSISTANT_TURN)
     if -1 in ends or chosen[:cut] != rejected[: ends[1] + len(ASSISTANT_TURN)]:
         raise DataError(
-            f"has no prompt, and chosen and rejected are no dialogues that differ after the last {ASSISTANT_TURN!r}"
+            f"has no prompt, and {' and '.join(names)} are no dialogues that differ after the last {ASSISTANT_TURN!r}"
         )
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def _chat(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], list[str]]:
-    """Return the turns before the answer and the two answers.
+def _chat(prompt: Any, answers: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the turns before the answer and the two answers, which come by name.
 
     The prompt is a list of messages, or text (one user's turn), or absent: then chosen and rejected begin with it.
     """
-    sides = [_turns(side, name) for side, name in ((chosen, "chosen"), (rejected, "rejected"))]
-    for side, name in zip(sides, ("chosen", "rejected"), strict=True):
+    sides = [_turns(side, name) for name, side in answers.items()]
+    for side, name in zip(sides, answers, strict=True):
         if side[-1]["role"] != "assistant":
             raise DataError(f"the last message of {name} is by {side[-1]['role']!r}, expected the assistant's answer")
     before = [side[:-1] for side in sides]
@@ -222,7 +239,7 @@ def _chat(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[dict[str, str]]
     whole = [turns if turns[: len(given)] == given else [*given, *turns] for turns in before]
     if whole[0] != whole[1]:
         raise DataError(
-            "chosen and rejected answer different conversations; expected them to differ in the last message only"
+            f"{' and '.join(answers)} answer different conversations; expected them to differ in the last message only"
         )
     if not whole[0]:
         raise DataError("has no prompt: neither a prompt nor messages before the answer")
@@ -249,7 +266,8 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else value[-1]["content"]
 
 
-def _optional(row: Mapping[str, Any], name: str, default: str) -> str:
+def text_of(row: Mapping[str, Any], name: str, default: str) -> str:
+    """Return a text of a row, the default where it has none. Raises DataError where it is something else."""
     value = row.get(name)
     if value is None:
         return default

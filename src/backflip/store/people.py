@@ -177,6 +177,14 @@ class People:
             rows = connection.execute(wanted).mappings().all()
         return [{"created": row["created"], **row["details"]} for row in rows]
 
+    def everybodys_acts(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return what people did of one kind, in order: the person's id, {"created", ...details}."""
+        table = schema.acts
+        wanted = select(table).where(table.c.kind == kind).order_by(table.c.seq)
+        with self._database.transaction("read") as connection:
+            rows = connection.execute(wanted).mappings().all()
+        return [(row["person_id"], {"created": row["created"], **row["details"]}) for row in rows]
+
     def erase(self, person_id: str) -> int:
         """Forget who a person was and every word they wrote; return how many judgements stay, signed by nobody's id.
 

@@ -83,9 +83,11 @@ class Store:
         """Ask; return how many queries were new. Asking again changes nothing, except that what had expired or waited
         for aid becomes open when it is asked as open."""
         with self._database.transaction("write") as connection:
-            return _add_queries(connection, queries, state)
+            return insert_queries(connection, queries, state)
 
-    def queries(self, state: State | None = None, after: int = 0, limit: int = PAGE) -> tuple[list[Query], int]:
+    def queries(
+        self, state: State | None = None, after: int = 0, limit: int = PAGE, purpose: str | None = None
+    ) -> tuple[list[Query], int]:
         """Return up to `limit` queries in the order asked, and the cursor to pass as `after` for the next page."""
         if state is not None and state not in schema.STATES:
             raise ConfigError(f"no query is ever {state!r}; expected one of {', '.join(schema.STATES)}")
@@ -93,6 +95,8 @@ class Store:
         wanted = select(table).where(table.c.seq > after).order_by(table.c.seq).limit(limit)
         if state is not None:
             wanted = wanted.where(table.c.state == state)
+        if purpose is not None:
+            wanted = wanted.where(table.c.purpose == purpose)
         with self._database.transaction("read") as connection:
             rows = connection.execute(wanted).mappings().all()
             return _queries(connection, rows), rows[-1]["seq"] if rows else after
@@ -178,7 +182,7 @@ class Store:
         asked = told = 0
         with self._database.transaction("durable") as connection:
             for queries, judgements in batches:
-                asked += _add_queries(connection, queries, "open")
+                asked += insert_queries(connection, queries, "open")
                 told += _add_judgements(connection, judgements)
         return asked, told
 
@@ -302,7 +306,8 @@ def _add_items(connection: Connection, items: Iterable[Item]) -> int:
     )
 
 
-def _add_queries(connection: Connection, queries: Iterable[Query], state: str) -> int:
+def insert_queries(connection: Connection, queries: Iterable[Query], state: str) -> int:
+    """Insert queries with their items and aids, in the caller's transaction; return how many were new."""
     new, table = 0, schema.queries
     for part in _batches(queries):
         rows = [records.query_rows(query, state) for query in part]

@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, exists, insert, or_, select, update
 
 from backflip.data import Query
 from backflip.errors import ConfigError, DataError
 from backflip.store import schema
-from backflip.store.desk import KNOWN
-from backflip.store.store import Store, insert_new
+from backflip.store.desk import KNOWN, PRACTICE, STUDY, TRIAL
+from backflip.store.people import Person
+from backflip.store.store import PAGE, Store, insert_new, insert_queries
 
 Document = Literal["instructions", "consent", "settings"]
+Use = Literal["check", "practice"]
+USES: tuple[Use, ...] = ("check", "practice")
+LONGEST_TEXT = 100_000
+"""Letters of an item that are sent to a page; a longer one is cut, and the page says so."""
 INSTRUCTIONS = """You will see two answers, or two short clips, side by side. Choose the one that you like better by the question above them.
 
 If both are equally good, say so. If you cannot tell, because you do not understand them or something is missing, say that: it is not the same.
@@ -58,6 +63,8 @@ class Study:
     """How long the last answer may be taken back; training hears of it after that, or after the next answer."""
     an_hour: int = 0
     """Judgements of a person in an hour at most; 0: no limit. Hurry makes bad judgements."""
+    adjudicators: Literal["owner", "everybody"] = "owner"
+    """Who judges blind what others disagree on: owners alone, or everybody who was let in; never somebody who judged the pair."""
 
     def __post_init__(self) -> None:
         for name in ("sub_share", "trial_accuracy", "gold_share", "repeat_share"):
@@ -72,6 +79,8 @@ class Study:
             raise ConfigError(f"overlap {self.overlap}, an_hour {self.an_hour}: expected 1 or more, and 0 or more")
         if self.scale not in ("choice", "seven"):
             raise ConfigError(f'scale is "{self.scale}", expected choice or seven')
+        if self.adjudicators not in ("owner", "everybody"):
+            raise ConfigError(f'adjudicators is "{self.adjudicators}", expected owner or everybody')
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ class Known:
     answer: tuple[float, ...]
     explanation: str
     difficulty: str = "usual"
+    use: Use = "check"
+    """check: a trial's pair or a silent check; practice: an exercise and nothing else, so that no check is given away."""
 
 
 class StudyBook:
@@ -122,37 +133,130 @@ class StudyBook:
             connection.execute(insert(schema.documents), row)
 
     def add_known(self, known: Sequence[Known]) -> int:
-        """Add questions whose answers are known; return how many were new. They are given to nobody but as checks and exercises."""
+        """Add questions whose answers are known, all or none; return how many were new. They are given to nobody but as checks and
+        exercises.
+
+        Raises:
+            DataError: an answer has more or fewer shares than there are items, or is known already as another one.
+        """
         for one in known:
             if len(one.answer) != len(one.query.items):
                 raise DataError(f"a known answer of {len(one.answer)} shares for {len(one.query.items)} items")
-        self._store.add_queries([one.query for one in known])
-        rows = [
-            {
-                "query_id": one.query.id,
-                "answer": list(one.answer),
-                "explanation": one.explanation,
-                "difficulty": one.difficulty,
-            }
-            for one in known
-        ]
-        table = schema.queries
         with self._database.transaction("durable") as connection:
-            for row in rows:
-                mine = table.update().where(table.c.id == row["query_id"], table.c.given == 0)
-                connection.execute(mine.values(purpose=KNOWN))
-            return insert_new(connection, schema.known, rows)
+            there = {row.query_id: row for row in _known_rows(connection, [one.query.id for one in known])}
+            for one in known:
+                if (row := there.get(one.query.id)) is not None and (tuple(row.answer), _use(row)) != (
+                    one.answer,
+                    one.use,
+                ):
+                    where = f"the pair after {one.query.items[0].prompt[:80]!r}"
+                    raise DataError(
+                        f"{where} is known already, with another answer or for another use; nothing was added"
+                    )
+            fresh = [one for one in known if one.query.id not in there]
+            insert_queries(connection, [one.query for one in fresh], "open")
+            table = schema.queries
+            for use in USES:
+                ids = [one.query.id for one in fresh if one.use == use]
+                for start in range(0, len(ids), PAGE):
+                    mine = update(table).where(table.c.id.in_(ids[start : start + PAGE]), table.c.given == 0)
+                    connection.execute(mine.values(purpose=_purpose(use)))
+            return insert_new(connection, schema.known, [_known_row(one) for one in fresh])
 
-    def known_ids(self) -> list[str]:
-        """Return the ids of all questions with known answers."""
+    def make_known(self, known: Known) -> None:
+        """Let the answer to a question that people were asked count as known from now on; nobody is asked it for the study any more.
+
+        Raises:
+            DataError: it is known already.
+        """
+        with self._database.transaction("durable") as connection:
+            if not insert_new(connection, schema.known, [_known_row(known)]):
+                raise DataError("the answer to this pair is known already")
+            mine = update(schema.queries).where(schema.queries.c.id == known.query.id)
+            connection.execute(mine.values(purpose=_purpose(known.use)))
+
+    def question(self) -> str | None:
+        """Return what the study asked last, None where it asked nothing: a check that asks something else would stand out."""
+        table = schema.queries
+        wanted = select(table.c.question).where(table.c.purpose == STUDY).order_by(table.c.seq.desc()).limit(1)
         with self._database.transaction("read") as connection:
-            return list(connection.execute(select(schema.known.c.query_id)).scalars())
+            return connection.execute(wanted).scalar()
+
+    def known_ids(self, use: Use | None = None) -> list[str]:
+        """Return the ids of all questions with known answers, or of those for one use."""
+        with self._database.transaction("read") as connection:
+            rows = _known_rows(connection)
+        return [row.query_id for row in rows if use in (None, _use(row))]
 
     def known(self) -> list[Known]:
-        """Return all questions with known answers."""
+        """Return all questions with known answers, in the order asked."""
         with self._database.transaction("read") as connection:
-            rows = connection.execute(select(schema.known)).mappings().all()
-        found = self._store.queries_by_id([row["query_id"] for row in rows])
-        return [
-            Known(found[row["query_id"]], tuple(row["answer"]), row["explanation"], row["difficulty"]) for row in rows
-        ]
+            rows = _known_rows(connection)
+        return list(self._known(rows).values())
+
+    def known_of(self, query: Query) -> Known | None:
+        """Return what is known of a question, or of the same two items under the same question; None where nothing is."""
+        place = schema.query_items
+        wanted = select(place.c.query_id).join(schema.known, schema.known.c.query_id == place.c.query_id)
+        wanted = wanted.where(place.c.place == 0, place.c.item_id == query.items[0].id)
+        with self._database.transaction("read") as connection:
+            rows = _known_rows(connection, list(connection.execute(wanted).scalars()))
+        found = self._known(rows)
+        if query.id in found:
+            return found[query.id]
+        same = (one for one in found.values() if _asks(one.query) == _asks(query))
+        return next(same, None)
+
+    def exercises(self, person: Person) -> list[str]:
+        """Return the ids of questions with known answers that this person may practise: those for practice, and those of their trial."""
+        claims, key = schema.claims, schema.known.c.query_id
+        mine = (claims.c.query_id == key, claims.c.person_id == person.id)
+        tried = exists().where(*mine, claims.c.purpose == TRIAL, claims.c.state == "done")
+        wanted = select(key).select_from(_KNOWN_QUERIES).where(or_(schema.queries.c.purpose == PRACTICE, tried))
+        with self._database.transaction("read") as connection:
+            return list(connection.execute(wanted.order_by(key)).scalars())
+
+    def _known(self, rows: Sequence[Any]) -> dict[str, Known]:
+        """Return known answers by the ids of their questions."""
+        asked = self._store.queries_by_id([row.query_id for row in rows])
+        return {
+            row.query_id: Known(asked[row.query_id], tuple(row.answer), row.explanation, row.difficulty, _use(row))
+            for row in rows
+        }
+
+
+_KNOWN_QUERIES = schema.known.join(schema.queries, schema.known.c.query_id == schema.queries.c.id)
+
+
+def _known_rows(connection: Connection, ids: Sequence[str] | None = None) -> list[Any]:
+    """Return what is stored of known answers and the purpose of their questions, in the order asked: of these, or of all."""
+    wanted = select(schema.known, schema.queries.c.purpose, schema.queries.c.seq).select_from(_KNOWN_QUERIES)
+    if ids is None:
+        return list(connection.execute(wanted.order_by(schema.queries.c.seq)).all())
+    rows: list[Any] = []
+    for start in range(0, len(ids), PAGE):
+        part = wanted.where(schema.known.c.query_id.in_(list(ids[start : start + PAGE])))
+        rows += connection.execute(part).all()
+    return sorted(rows, key=lambda row: row.seq)
+
+
+def _use(row: Any) -> Use:
+    return "practice" if row.purpose == PRACTICE else "check"
+
+
+def _purpose(use: Use) -> str:
+    return PRACTICE if use == "practice" else KNOWN
+
+
+def _known_row(known: Known) -> dict[str, Any]:
+    return {
+        "query_id": known.query.id,
+        "answer": list(known.answer),
+        "explanation": known.explanation,
+        "difficulty": known.difficulty,
+    }
+
+
+def _asks(query: Query) -> tuple[Any, ...]:
+    """Return what two askings of one question have in common."""
+    return tuple(item.id for item in query.items), query.question, query.kind, query.aids

@@ -22,14 +22,13 @@ from backflip.store import Store
 from backflip.store.desk import Desk
 from backflip.store.people import People
 from backflip.store.study import StudyBook
-from backflip.web import judging, lineage, live, owning, quality, sign_in
+from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
 from backflip.web.guard import NotSignedIn, Place, with_headers
 from backflip.web.limits import Limit, SmallRequests
 from backflip.web.pages import show
 
 STATIC = Path(__file__).parent / "static"
 USUAL_BYTES = 64_000
-UPLOAD_BYTES = 50_000_000
 
 
 def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.time) -> FastAPI:
@@ -52,11 +51,11 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
         sign_ins=Limit(burst=10, per_minute=6),
         requests=Limit(burst=120, per_minute=600),
     )
-    for part in (sign_in, judging, owning, quality, live, lineage):
+    for part in (sign_in, judging, practising, adjudicating, owning, knowing, quality, live, lineage):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.middleware("http")(with_headers)
-    app.add_middleware(SmallRequests, usual=USUAL_BYTES, large={"/study/import": UPLOAD_BYTES})
+    app.add_middleware(SmallRequests, usual=USUAL_BYTES, large={knowing.UPLOAD: knowing.UPLOAD_BYTES})
     app.exception_handler(NotSignedIn)(_to_sign_in)
     app.exception_handler(HTTPException)(_refused)
     app.exception_handler(RequestValidationError)(_unreadable)

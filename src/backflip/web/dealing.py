@@ -1,4 +1,4 @@
-"""What a person is given next: pairs of the study, silent checks among them, pairs of before with their sides swapped.
+"""What a person is given next: pairs of the study, silent checks among them, pairs of before with their sides swapped; exercises.
 
 Which of these comes is a function of the person and of how much they have judged, so it can be repeated and says nothing. Leaves out
 the pages (`judging`) and how a question is held (`backflip.store.desk`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backflip.data import Query, digest
-from backflip.store.desk import GOLD, REPEAT, STUDY, TRIAL, Held
+from backflip.store.desk import GOLD, PRACTICE, QUEUE, REPEAT, STUDY, TRIAL, Held
 from backflip.store.people import Person
 from backflip.store.study import Study
 from backflip.web.guard import Place
@@ -19,6 +19,10 @@ TRIAL_PAIRS = 10
 AGO = 5
 """Judgements between a pair and its repetition at least."""
 HOUR = 3600.0
+MOST_TURNS = 1000
+"""Exercises that are looked through for one that this person has not had in the same turn."""
+SEEN = "seen others"
+"""Act of a person who was shown what others said of a question."""
 
 
 def order_for(person: Person, held: Held) -> tuple[int, ...]:
@@ -55,7 +59,30 @@ def wait_seconds(here: Place, person: Person) -> float:
 
 def trial_length(here: Place) -> int:
     """Return how many pairs a trial has."""
-    return min(TRIAL_PAIRS, len(here.book.known_ids()))
+    return min(TRIAL_PAIRS, len(here.book.known_ids("check")))
+
+
+def practice(here: Place, person: Person, count: int) -> list[Held]:
+    """Return up to `count` exercises: those for practice and those of the person's own trial, in turn, again and again.
+
+    Each is an asking of its own, for this person alone; none is a pair that may yet be a silent check.
+    """
+    now, hold = here.clock(), 60 * here.book.settings().hold_minutes
+    missing = count - here.desk.held_by(person, [PRACTICE])
+    known = sorted(here.book.exercises(person), key=lambda one: digest([person.id, one, "practice"]))
+    turn, tried = here.desk.counts(person).get(PRACTICE, 0) + count - missing, 0
+    while known and missing > 0 and tried < MOST_TURNS:
+        number, place = divmod(turn, len(known))
+        exercise = asked_of(person, here.store.query(known[place]), f"practice {number}")
+        here.desk.own(exercise)
+        missing -= here.desk.deal(person, exercise.id, PRACTICE, now, hold)
+        turn, tried = turn + 1, tried + 1
+    return here.desk.take(person, count, 0, now, hold, [PRACTICE])
+
+
+def seen(here: Place, person: Person) -> set[str]:
+    """Return the questions on which this person was shown what others said: to ask them again would check nothing."""
+    return {act["query"] for act in here.people.acts(person.id, SEEN)}
 
 
 def _left_this_hour(here: Place, person: Person, study: Study, now: float) -> int:
@@ -79,24 +106,27 @@ def _trial(here: Place, person: Person, count: int, now: float, hold: float) -> 
 def _check(here: Place, person: Person, study: Study, now: float, hold: float) -> None:
     """Put a silent check before the person, if it is its turn."""
     answered = here.desk.counts(person)
-    number = sum(answered.values()) + here.desk.held_by(person)
+    number = sum(answered.get(purpose, 0) for purpose in QUEUE) + here.desk.held_by(person)
     drawn = _share(person.id, str(number), "check")
     if drawn < study.gold_share:
-        for query_id in here.desk.unseen_known(person, 1):
+        talked = seen(here, person)
+        fresh = [one for one in here.desk.unseen_known(person, 1 + len(talked)) if one not in talked]
+        for query_id in fresh[:1]:
             here.desk.deal(person, query_id, GOLD, now, hold)
     elif drawn < study.gold_share + study.repeat_share:
-        before = here.desk.answered_by(person, STUDY, 50)[AGO:]
+        talked = seen(here, person)
+        before = [one for one in here.desk.answered_by(person, STUDY, 50)[AGO:] if one not in talked]
         if before:
             first = here.store.query(before[int(_share(person.id, str(number), "which") * len(before))])
-            again = _again(person, first)
+            again = replace(asked_of(person, first), order=order_of_first(person, first)[::-1], reason="random")
             here.desk.own(again)
             here.desk.deal(person, again.id, REPEAT, now, hold)
 
 
-def _again(person: Person, first: Query) -> Query:
-    """Return the same question, to be asked of this person once more, its places swapped."""
-    number = 1 + int(digest([person.id, first.id])[:7], 16)
-    return replace(first, repeat=first.repeat + number, order=order_of_first(person, first)[::-1], reason="random")
+def asked_of(person: Person, first: Query, *why: str) -> Query:
+    """Return the same question, to be asked of this person alone."""
+    number = 1 + int(digest([person.id, first.id, *why])[:7], 16)
+    return replace(first, repeat=first.repeat + number, order=())
 
 
 def _share(*parts: str) -> float:

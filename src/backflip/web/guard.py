@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -80,16 +80,19 @@ async def nobody(request: Request) -> None:
     _same_origin(request)
 
 
-async def anybody(request: Request) -> Session:
-    """Let in whoever is signed in."""
+async def anybody(request: Request) -> AsyncGenerator[Session]:
+    """Let in whoever is signed in; what they uploaded is closed behind them, also where they are turned away."""
     session = session_of(request)
     if session is None:
         raise NotSignedIn
-    await _not_forged(request, session)
-    place = place_of(request)
-    if not place.requests.allows(session.person.id, time.monotonic()):
-        raise HTTPException(429, "too many requests; wait a minute")
-    return session
+    try:
+        await _not_forged(request, session)
+        place = place_of(request)
+        if not place.requests.allows(session.person.id, time.monotonic()):
+            raise HTTPException(429, "too many requests; wait a minute")
+        yield session
+    finally:
+        await request.close()
 
 
 async def owner(session: Annotated[Session, Depends(anybody)]) -> Session:

@@ -7,7 +7,7 @@ What is shown comes as JSON that the page's script puts on the screen as text an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
@@ -19,10 +19,10 @@ from backflip.data import Item
 from backflip.errors import DataError
 from backflip.measures.judges import agreement
 from backflip.overseers.shown import SEVEN_POINTS, as_stored
-from backflip.store.desk import TRIAL, Held, Told
+from backflip.store.desk import GOLD, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
 from backflip.store.judged import choice_of
-from backflip.store.people import Person
-from backflip.store.study import Study
+from backflip.store.people import Person, Session
+from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
@@ -36,9 +36,24 @@ SAID = {1: "1 is better", 0: "both are about equal", -1: "2 is better"}
 """What is known of a pair, in words, by the choice that is right of the two places."""
 CHOICES = {"1": (1.0, 0.0), "=": (0.5, 0.5), "2": (0.0, 1.0)}
 SKIPPED = "can't tell"
-LONGEST_TEXT = 100_000
-"""Letters of an item that are sent to a page; a longer one is cut, and the page says so."""
 KEPT_MEDIA_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Desktop:
+    """What the page for judging works on."""
+
+    title: str = "Judge"
+    ask: str = "/judge/next"
+    """Where the page asks for pairs."""
+    after: str = ""
+    """What comes after an answer: the next pair at once; "explain": what is known of this one; or the page to go to."""
+    note: str = ""
+    """What is said above the pair."""
+    empty: str = "Nothing to judge now. This page looks again by itself."
+
+
+TRIAL_DESK = Desktop(after="explain", note="This is the trial: after each pair you see what most people say, and why.")
 
 
 class Timing(BaseModel):
@@ -83,17 +98,14 @@ def judge_page(request: Request, here: Here, session: Somebody) -> Response:
         return show(request, "consent.html", session, text=text, version=version)
     if person.state in ("waiting", "failed"):
         return show(request, "after_trial.html", session, state=person.state, found=_trial_result(here, person))
-    study = here.book.settings()
+    return desktop(request, here, session, TRIAL_DESK if person.state == "trial" else Desktop())
+
+
+def desktop(request: Request, here: Place, session: Session, desk: Desktop) -> Response:
+    """Show the page for judging."""
     version, text = here.book.document("instructions")
-    return show(
-        request,
-        "judge.html",
-        session,
-        study=study,
-        instructions=text,
-        version=version,
-        trial=person.state == "trial",
-    )
+    study = here.book.settings()
+    return show(request, "judge.html", session, study=study, instructions=text, version=version, desk=desk)
 
 
 @router.post("/consent")
@@ -113,12 +125,12 @@ def consent(here: Here, session: Somebody, agree: Annotated[str, Form()] = "") -
 @router.get("/judge/next")
 def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
     """Return the pairs now before somebody, the first one first."""
-    person = _may_judge(session.person)
+    person = may_judge(session.person)
     held = dealing.next_for(here, person, max(1, min(count, MOST)))
     counts = here.desk.counts(person)
     return {
-        "pairs": [_shown(here, person, one) for one in held],
-        "done": sum(counts.values()),
+        "pairs": [shown(here, person, one) for one in held],
+        "done": sum(counts.get(purpose, 0) for purpose in QUEUE),
         "of": dealing.trial_length(here) if person.state == "trial" else None,
         "wait": dealing.wait_seconds(here, person) if not held else 0,
     }
@@ -127,7 +139,7 @@ def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, A
 @router.post("/judge/answer")
 def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     """Record one judgement; it is on the disk when this returns."""
-    person = _may_judge(session.person)
+    person = may_judge(session.person)
     study = here.book.settings()
     held = here.desk.holding(person, given.query)
     shares, note = _shares(given, study)
@@ -135,7 +147,7 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
     new = here.desk.answer(person, _told(here, given, stored, note, order), here.clock())
     found: dict[str, Any] = {"recorded": new}
-    if held.purpose == TRIAL:
+    if held.purpose in (TRIAL, PRACTICE):
         found |= _explained(here, person, held, stored, order)
     return found
 
@@ -143,11 +155,13 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
 @router.post("/judge/undo")
 def undo(here: Here, session: Somebody, event: Annotated[str, Form(pattern="^[0-9a-f-]{16,36}$")]) -> dict[str, Any]:
     """Take the last answer back, by a new event, and show its pair again."""
-    person = _may_judge(session.person)
+    person = may_judge(session.person)
     query = here.desk.take_back(person, event, here.clock(), here.book.settings().undo_seconds)
     if query is None:
-        raise DataError("there is nothing to take back: the last answer is too long ago")
-    return {"pair": _shown(here, person, here.desk.holding(person, query.id))}
+        raise DataError(
+            "there is nothing to take back: the last answer is too long ago, or you have seen what it is worth"
+        )
+    return {"pair": shown(here, person, here.desk.holding(person, query.id))}
 
 
 @router.get("/media/{item_id}")
@@ -161,7 +175,8 @@ def media(here: Here, session: Somebody, item_id: str) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
-def _may_judge(person: Person) -> Person:
+def may_judge(person: Person) -> Person:
+    """Return a person who may judge now; refuse everybody else."""
     if person.state not in ("trial", "passed"):
         raise HTTPException(403, "you cannot judge yet; load the page again")
     return person
@@ -199,10 +214,10 @@ def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, st
     return CHOICES[given.choice], ""
 
 
-def _shown(here: Place, person: Person, held: Held) -> dict[str, Any]:
+def shown(here: Place, person: Person, held: Held) -> dict[str, Any]:
     """Return what the page needs of one question; nothing in it says what the question is for."""
     query, order = held.query, dealing.order_for(person, held)
-    reason = query.reason if held.purpose not in (TRIAL, "gold", "repeat") else "random"
+    reason = query.reason if held.purpose not in (TRIAL, GOLD, REPEAT) else "random"
     return {
         "id": query.id,
         "question": query.question,
@@ -234,10 +249,12 @@ def _side(here: Place, item: Item) -> dict[str, Any]:
 def _explained(
     here: Place, person: Person, held: Held, stored: tuple[float, ...] | None, order: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Return what is said after a pair of the trial, and whether the trial is over."""
-    known = next(one for one in here.book.known() if one.query.id == held.query.id)
+    """Return what is said after a pair of the trial or an exercise, and whether the trial is over."""
+    known = here.book.known_of(held.query)
+    if known is None:
+        raise DataError("what is right of this pair is not known any more; load the page again")
     said = SAID[choice_of([known.answer[index] for index in order])]
-    over = here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
+    over = held.purpose == TRIAL and here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
     if over:
         here.people.move(person.id, "waiting")
         here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())

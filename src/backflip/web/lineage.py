@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from backflip.errors import StoreError
 from backflip.store.lineage import Lineage
+from backflip.web.adjudicating import hidden_from
 from backflip.web.guard import Here, Owner
 from backflip.web.pages import show
 
@@ -35,7 +36,9 @@ def model_page(request: Request, here: Here, session: Owner, model_id: str, page
     told = here.store.judgements_by_id(ids)
     people = Counter(names.get(one.judge, one.judge) for one in told.values())
     part = ids[max(0, page) * PAGE : (max(0, page) + 1) * PAGE]
-    rows = [_row(here, key, told[key], names) for key in part if key in told]
+    asked = here.store.queries_by_id([told[key].query_id for key in part if key in told])
+    hidden = hidden_from(here, session.person, list(asked.values()))
+    rows = [_row(here, key, told[key], names, hidden) for key in part if key in told]
     more = page + 1 if len(ids) > (page + 1) * PAGE else None
     return show(
         request,
@@ -56,9 +59,16 @@ def judgement_page(request: Request, here: Here, session: Owner, judgement_id: s
     if judgement_id not in told:
         raise StoreError(f"no judgement {judgement_id} in this store")
     names = {one.judge: one.name for one in here.people.everybody()}
-    row = _row(here, judgement_id, told[judgement_id], names)
+    hidden = hidden_from(here, session.person, [here.store.query(told[judgement_id].query_id)])
+    row = _row(here, judgement_id, told[judgement_id], names, hidden)
     return show(request, "judgement.html", session, row=row, models=Lineage(here.store).taught_by([judgement_id]))
 
 
-def _row(here: Any, key: str, told: Any, names: dict[str, str]) -> dict[str, Any]:
-    return {"id": key, "told": told, "who": names.get(told.judge, told.judge), "query": here.store.query(told.query_id)}
+def _row(here: Any, key: str, told: Any, names: dict[str, str], hidden: set[str]) -> dict[str, Any]:
+    return {
+        "id": key,
+        "told": told,
+        "who": names.get(told.judge, told.judge),
+        "query": here.store.query(told.query_id),
+        "hidden": told.query_id in hidden,
+    }

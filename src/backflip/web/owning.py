@@ -12,6 +12,7 @@ from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
+from backflip.store.desk import STUDY
 from backflip.store.people import Role, Session, Standing
 from backflip.store.study import Study
 from backflip.web.guard import Here, Owner, Place
@@ -28,7 +29,7 @@ def study_page(request: Request, here: Here, session: Owner, after: int = 0, sta
     """Show the queue, the settings and what people are told."""
     if state not in ("open", "answered", "expired", "waiting for aid"):
         raise HTTPException(404, "a queue is open, answered, expired or waiting for aid")
-    queries, last = here.store.queries(state, after, PAGE)  # type: ignore[arg-type]
+    queries, last = here.store.queries(state, after, PAGE, STUDY)  # type: ignore[arg-type]
     return show(
         request,
         "study.html",

@@ -1,4 +1,4 @@
-"""What judgements are worth: each person's, each pair of people's, everybody's together; and where people disagree.
+"""What judgements are worth: each person's, each pair of people's, everybody's together; and what talking about a pair changes.
 
 Leaves out the measures themselves (`backflip.measures.judges`).
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from backflip.data import Estimate
+from backflip.data import Estimate, Judgement
+from backflip.measures.discussion import Talk, talk
 from backflip.measures.judges import ENOUGH, Said, Worth, alpha, between, noise, people_pairs, weights, worth
-from backflip.store.judged import Judged, judged_by_people
+from backflip.store.judged import Judged, choice_of, judged_by_people
+from backflip.store.opinions import Opinions, divided
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
 
 router = APIRouter()
 MOST_PAIRS_OF_PEOPLE = 45
-SHOWN_DISAGREEMENTS = 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Quality:
     between: list[tuple[str, str, dict[str, Estimate | None]]]
     alpha: Estimate | None
     why_no_alpha: str
-    disagreements: list[dict[str, Any]]
+    divided: int
+    """Pairs on which people chose against each other."""
+    talk: Talk
     cut: int = 0
     """Pairs of people that are not shown."""
 
@@ -70,14 +72,15 @@ def quality(here: Place) -> Quality:
         (names.get(judge, judge), worth(judge, said, rng), weigh.get(judge, 1.0))
         for judge in sorted({one.judge for one in said}, key=lambda judge: names.get(judge, judge))
     ]
-    pairs = people_pairs(said)
+    pairs, disputed = people_pairs(said), divided(here.store)
     agree, why = alpha(said, rng)
     return Quality(
         people,
         [(names.get(a, a), names.get(b, b), between(a, b, said, rng)) for a, b in pairs[:MOST_PAIRS_OF_PEOPLE]],
         agree,
         why,
-        _disagreements(judged, names),
+        len(disputed),
+        _talk(disputed, rng),
         max(0, len(pairs) - MOST_PAIRS_OF_PEOPLE),
     )
 
@@ -111,24 +114,14 @@ def said_of_estimate(found: Estimate | None, kind: str = "share") -> str:
     return f"{value}{unit} ({low} to {high}), n = {found.n}"
 
 
-def _disagreements(judged: list[Judged], names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the pairs on which people chose against each other, the most divided first."""
-    by_pair: dict[str, list[Judged]] = {}
-    for one in judged:
-        if one.judgement.answer is not None and not one.again:
-            by_pair.setdefault(one.pair, []).append(one)
-    found: list[tuple[float, dict[str, Any]]] = []
-    for each in by_pair.values():
-        choices = [one.choice(one.judgement.answer) for one in each if one.judgement.answer is not None]
-        if 1 in choices and -1 in choices:
-            first = each[0]
-            split = {
-                "items": [first.query.items[first.first], first.query.items[1 - first.first]],
-                "question": first.query.question,
-                "for": [
-                    [names.get(o.judgement.judge, "?") for o, c in zip(each, choices, strict=True) if c == side]
-                    for side in (1, -1, 0)
-                ],
-            }
-            found.append((abs(float(np.mean(choices))), split))
-    return [split for _, split in sorted(found, key=lambda one: one[0])[:SHOWN_DISAGREEMENTS]]
+def _chosen(told: Judgement, pair: str) -> Said:
+    """Return a choice on a pair of a talk; all that is measured there is whether people agree."""
+    assert told.answer is not None
+    return Said(told.judge, pair, choice_of(told.answer), left_is_first=True)
+
+
+def _talk(disputed: list[Opinions], rng: np.random.Generator) -> Talk:
+    """Compare what people said of pairs by themselves with what they said after the talk."""
+    before = [_chosen(one, each.query.id) for each in disputed for one in (*each.alone, *each.blind) if one.answer]
+    after = [_chosen(one, each.query.id) for each in disputed for one in each.discussed if one.answer]
+    return talk(before, after, rng)

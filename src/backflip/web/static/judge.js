@@ -10,6 +10,8 @@ const desk = $("desk");
 const csrf = document.body.dataset.csrf;
 const seven = desk.dataset.scale === "seven";
 const subShare = Number(desk.dataset.subShare);
+// What comes after an answer: "" the next pair at once, "explain" what is known of it, else the page to go to.
+const after = desk.dataset.after;
 const AHEAD = 3;
 const LOOK_AGAIN_MS = 5000;
 const SOON_MS = 100;
@@ -52,7 +54,7 @@ async function fetchPairs() {
   try {
     // What is on its way is still before this person, as the server sees it.
     const count = AHEAD + outbox.waiting.length;
-    const response = await fetch(`/judge/next?count=${count}`, { headers: { "X-CSRF-Token": csrf, Accept: "application/json" } });
+    const response = await fetch(`${desk.dataset.ask}?count=${count}`, { headers: { "X-CSRF-Token": csrf, Accept: "application/json" } });
     if (response.status === 401) return outbox.says.signedOut();
     const found = await response.json();
     if (!response.ok) {
@@ -96,7 +98,7 @@ function showNext() {
   $("known").hidden = true;
   const next = queue.shift();
   if (!next) {
-    empty("Nothing to judge now. This page looks again by itself.");
+    empty(desk.dataset.empty);
     setTimeout(() => !now && fetchPairs(), outbox.waiting.length ? SOON_MS : LOOK_AGAIN_MS);
     return;
   }
@@ -141,7 +143,7 @@ function enable(on) {
   document.querySelectorAll("[data-choice], [data-scale-point]").forEach((button) => {
     button.disabled = !on || (missing && button.dataset.choice !== "s");
   });
-  $("undo").disabled = !last;
+  $("undo").disabled = !last || Boolean(after);
 }
 
 // -- answers --------------------------------------------------------------------------------------------------------
@@ -177,15 +179,17 @@ async function answer(said, button) {
   trouble("");
   flash(button);
   const pair = now;
-  const body = { query: pair.id, event: eventId(), ...said, ...found, timing: clock.end(), help: helped };
+  // An answer that is shown at once is one event however often it is sent.
+  pair.event = (after && pair.event) || eventId();
+  const body = { query: pair.id, event: pair.event, ...said, ...found, timing: clock.end(), help: helped };
   last = { pair, event: body.event };
   judged.add(pair.id);
-  if (desk.querySelector(".note")) return answerInTrial(body);
+  if (after) return answerAtOnce(body);
   outbox.put(body);
   showNext();
 }
 
-async function answerInTrial(body) {
+async function answerAtOnce(body) {
   busy = true;
   const found = await outbox.sendNow(body);
   busy = false;
@@ -193,6 +197,7 @@ async function answerInTrial(body) {
     judged.delete(now.id);
     return;
   }
+  if (after !== "explain") return location.assign(after);
   explained = true;
   const box = $("known");
   box.replaceChildren();
@@ -207,6 +212,7 @@ async function answerInTrial(body) {
   box.hidden = false;
   enable(false);
   go.focus();
+  go.scrollIntoView({ block: "center" });
 }
 
 function flash(button) {
@@ -216,7 +222,7 @@ function flash(button) {
 }
 
 async function undo() {
-  if (!last || busy) return;
+  if (!last || busy || after) return;
   const { pair, event } = last;
   last = null;
   judged.delete(pair.id);

@@ -1,0 +1,69 @@
+"""What talking about a pair changes: agreement of the same people on the same pairs, before they saw each other's answers and after.
+
+Pairs are talked about because people disagreed, so agreement before is low by choice of the pairs: what is said here is about such
+pairs and not about all. Leaves out agreement on all pairs (`judges`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from backflip.data import Estimate
+from backflip.measures.judges import ENOUGH, Said, agreement, alpha
+from backflip.measures.stats import share_interval
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Agreement before and after. None: too few to say."""
+
+    pairs: int
+    """Pairs on which two people or more answered both before and after."""
+    before: Estimate | None
+    after: Estimate | None
+    gain: Estimate | None
+    """After less before, on the same pairs."""
+    alpha_before: Estimate | None
+    why_no_alpha_before: str
+    alpha_after: Estimate | None
+    why_no_alpha_after: str
+
+
+def talk(before: Sequence[Said], after: Sequence[Said], rng: np.random.Generator) -> Talk:
+    """Compare what the same people chose on the same pairs before and after a talk; who said only one of the two is left out.
+
+    Agreement of a pair is the mean over all two people, ties counted as everywhere; the unit of an interval is the pair.
+    """
+    both = {(one.pair, one.judge) for one in before} & {(one.pair, one.judge) for one in after}
+    kept = {pair for pair, people in Counter(pair for pair, _ in both).items() if people > 1}
+    early, late = (
+        [one for one in each if one.pair in kept and (one.pair, one.judge) in both] for each in (before, after)
+    )
+    was, now = _shares(early), _shares(late)
+    return Talk(len(kept), was, now, _gain(was, now), *alpha(early, rng), *alpha(late, rng))
+
+
+def _shares(said: Sequence[Said]) -> Estimate | None:
+    """Return the mean over pairs of the agreement of all two people on a pair."""
+    choices: dict[str, list[int]] = {}
+    for one in said:
+        choices.setdefault(one.pair, []).append(one.choice)
+    if len(choices) < ENOUGH:
+        return None
+    return share_interval([np.mean([agreement(a, b) for a, b in combinations(each, 2)]) for each in choices.values()])
+
+
+def _gain(was: Estimate | None, now: Estimate | None) -> Estimate | None:
+    """Return the difference, its interval as if the two did not hang together: where two people talk, all begin at 0, and the spread
+    of the differences alone would leave no width."""
+    if was is None or now is None:
+        return None
+    gap = now.value - was.value
+    low = gap - float(np.hypot(now.value - now.low, was.high - was.value))
+    high = gap + float(np.hypot(now.high - now.value, was.value - was.low))
+    return Estimate(gap, max(-1.0, low), min(1.0, high), now.n)
