@@ -19,7 +19,7 @@ from backflip.data import Item, Query
 from backflip.store.lineage import Lineage, judgement_id
 from backflip.worlds.packed import unpack
 
-from .visitors import QUIET, Served, Visitor, wait_for
+from .visitors import QUIET, Served, Visitor, film, wait_for
 
 COMPARISONS = 40
 DOT = [
@@ -96,8 +96,8 @@ def check_lineage(served: Served) -> None:
 def test_films_play_and_begin_again(served: Served, come: Callable[..., Visitor]) -> None:
     """A clip without a film leaves only the key that says so; with one the film runs, and how often it began again is kept."""
     items = tuple(Item("dot", f"clip {k}", {"k": k}, media="clip") for k in (0, 1))
-    served.store.add_media(items[0].id, "video/mp4", small_film())
-    served.store.add_media(items[1].id, "video/mp4", small_film())
+    served.store.add_media(items[0].id, "video/mp4", film())
+    served.store.add_media(items[1].id, "video/mp4", film())
     served.store.add_queries([Query(items, "Which is better?")])
     ann: Any = come("Ann")
     ann.page.wait_for_function("() => [...document.querySelectorAll('video')].every(film => film.currentTime > 0)")
@@ -112,16 +112,3 @@ def test_films_play_and_begin_again(served: Served, come: Callable[..., Visitor]
     ann.page.keyboard.press("1")
     ann.page.keyboard.press("s")
     wait_for(lambda: served.store.counts()["could_not_judge"] == 1)
-
-
-def small_film() -> bytes:
-    """A film of half a second."""
-    import tempfile
-
-    import imageio.v2 as imageio
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.mp4"
-        shades: list[Any] = [np.full((64, 64, 3), 20 * shade, dtype=np.uint8) for shade in range(10)]
-        imageio.mimwrite(path, shades, fps=20, codec="libx264", macro_block_size=16)
-        return path.read_bytes()

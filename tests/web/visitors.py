@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import uvicorn
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -107,3 +110,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("it never came")
+
+
+def film(high: int = 64) -> bytes:
+    """Return a film of half a second."""
+    import imageio.v2 as imageio
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        shades: list[Any] = [np.full((high, 64, 3), 20 * shade, dtype=np.uint8) for shade in range(10)]
+        dense = high % 2 == 1  # colours at half the height need an even one
+        imageio.mimwrite(path, shades, fps=20, codec="libx264", macro_block_size=1, pixelformat="yuv444p" if dense else "yuv420p")
+        return path.read_bytes()
