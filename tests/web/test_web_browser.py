@@ -124,7 +124,7 @@ def test_guideline_differences_and_why(served: Served, come: Callable[..., Visit
     ann.page.keyboard.press("d")
     assert ann.page.locator("mark").count() == 1
     ann.page.keyboard.press("w")
-    expect(ann.page.locator("#progress")).to_contain_text("drawn at random")
+    expect(ann.page.locator("#reason")).to_contain_text("drawn at random")
     ann.press("1")
     wait_for(lambda: served.store.counts()["judgements"] == 1)
     assert served.store.judgements(0)[0][0].details["help"] == {"guideline": 1, "differences": 1, "why": 1}
