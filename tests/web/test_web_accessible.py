@@ -16,7 +16,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
 
 from .gallery import SCENES, Gallery, Scene, hang
-from .visitors import Served
+from .visitors import Served, wait_for
 
 LOOKS: list[tuple[Any, int]] = [("light", 1280), ("dark", 1280), ("dark", 390), ("light", 390)]
 BAD = ("serious", "critical")
@@ -137,8 +137,7 @@ def test_a_judgement_with_all_its_parts_by_keys_alone(gallery: Gallery, page: Pa
     go_to("[type=radio][name*=useful]")
     page.keyboard.press("Space")
     page.keyboard.press("2")
-    page.wait_for_function("() => document.querySelector('[data-sub]').value === ''")
-    page.wait_for_function("() => localStorage.getItem('backflip outbox') === '[]'")
+    wait_for(lambda: gallery.served.store.counts()["judgements"] == before + 1)
     told = gallery.served.store.judgements(0)[0][before]
     assert told.details["axes"] == {"more truthful": "=", "more useful to somebody who knows nothing": "1"}
     assert told.details["sub"] == {"What is claimed?": "1 = s d ?", "Is it so?": "It is."}

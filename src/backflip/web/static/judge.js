@@ -215,6 +215,7 @@ async function answerInTrial(body) {
   head.textContent = `${found.agrees === 1 ? "Most people agree" : found.agrees ? "Nearly" : "Most people say"}: ${found.known}.`;
   const why = document.createElement("p");
   why.textContent = found.explanation;
+  why.className = "text";
   const go = document.createElement("button");
   go.textContent = found.over ? "The trial is over" : "Next (Enter)";
   go.addEventListener("click", () => (found.over ? location.reload() : (fetchPairs(), showNext())));
