@@ -147,9 +147,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def come(chromium: Browser, served: Served) -> Iterator[Callable[..., Visitor]]:
     contexts: list[BrowserContext] = []
 
-    def visit(name: str, **options: Any) -> Visitor:
+    def visit(name: str, *, ready: bool = True, **options: Any) -> Visitor:
         contexts.append(chromium.new_context(viewport={"width": 1280, "height": 800}, **options))
-        return Visitor(contexts[-1], served, name)
+        return Visitor(contexts[-1], served, name, ready=ready)
 
     yield visit
     for context in contexts:

@@ -28,7 +28,7 @@ PROSE = (
 )
 CODE = "def area(radius: float) -> float:\n    # a comment that is longer than the column in which it is shown, so that it must be wrapped somewhere\n    return 3.14159 * radius ** 2\n\n\tprint(area(2))"
 ARABIC = "افتتح الجسر عام 1932 بعد ثماني سنوات من العمل، ويحمل ثمانية مسارات (وسكتين)."
-FOREIGN = "桥于1932年开通，耗时八年。かけ橋は八年をかけて完成した。 Мост открыли в 1932 году. ג 1932"
+FOREIGN = "桥于1932年开通、耗时八年。かけ橋は八年をかけて完成した。 Мост открыли в 1932 году. ג 1932"
 EMOJI = "I loved it 😀👩‍👩‍👧‍👦🏳️‍🌈 — 10/10 🎬🎬🎬, would watch again!!"
 HOSTILE = "<script>window.canary=1</script><img src=x onerror='window.canary=1'> **bold** [a](javascript:window.canary=1) &lt;b&gt; \u202eelpmaxe"
 CLAIMS = {
@@ -93,7 +93,9 @@ def _offline(page: Page) -> None:
 
 READY = "[data-choice='s']:enabled"
 ASKS = replace(
-    QUIET, axes=("more truthful", "more useful to somebody who knows nothing"), sub_questions=("What is claimed?", "Is it so?")
+    QUIET,
+    axes=("more truthful", "more useful to somebody who knows nothing"),
+    sub_questions=("What is claimed?", "Is it so?"),
 )
 SCENES = [
     Scene("sign-in", "", "/sign-in", "#password"),
@@ -186,26 +188,37 @@ def hang(served: Served) -> Gallery:
     """Fill a store with what the scenes need."""
     olga, now = join(served, "Olga", "owner"), time.time()
     served.store.add_queries([pair_called(name) for name in PAIRS])
-    judged = [Query((Item("p" * 300, f"{PROSE} {n}", {}), Item("q", f"{HOSTILE} {n}", {})), f"Which, {n}? {HOSTILE}") for n in range(24)]
+    judged = [
+        Query((Item("p" * 300, f"{PROSE} {n}", {}), Item("q", f"{HOSTILE} {n}", {})), f"Which, {n}? {HOSTILE}")
+        for n in range(24)
+    ]
     served.store.add_queries(judged)
     for name, high in (("clips", 64), ("thin", 1)):
         for item in pair_called(name).items[: 2 if name == "clips" else 1]:
             served.store.add_media(item.id, "video/mp4", film(high))
     desk = Desk(served.store)
-    for k, name in enumerate(("Ann", "Bob " + LONG_WORD[:50], "آن")):
+    for k, name in enumerate(("<img src=x onerror=window.canary=1>", "Bob " + LONG_WORD[:50], "آن")):
         person = join(served, name)
         served.people.move(person.id, "passed")
         for n, one in enumerate(judged):
             desk.deal(person, one.id, STUDY, now, 3600.0)
             shares = ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))[(n + k * (n % 3 == 0)) % 3]
-            details = {"shown": [n % 2, 1 - n % 2]}
+            details = {"shown": [n % 2, 1 - n % 2], "comment": HOSTILE}
             desk.answer(person, Told(one.id, shares, f"{k:016x}{n:08x}", seconds=3.0 + n % 5, details=details), now)
-    served.book.add_known([Known(replace(pair_called("code"), repeat=9), (1.0, 0.0), PROSE), Known(replace(pair_called("foreign"), repeat=9), (0.0, 1.0), ARABIC)])
+    served.book.add_known(
+        [
+            Known(replace(pair_called("code"), repeat=9), (1.0, 0.0), PROSE),
+            Known(replace(pair_called("foreign"), repeat=9), (0.0, 1.0), ARABIC),
+        ]
+    )
     lineage, told = Lineage(served.store), served.store.judgement_events()
     reward = lineage.add_reward(f"run {HOSTILE}", "reward-1", [one for _, _, one in told], now)
     model = lineage.add_policy("20261122-control-long-name-of-a-run", f"policy {LONG_WORD[:60]}", [reward], now)
-    rows = [{"step": 10 * k, "phase": "reward", "seconds": 1.0, "held_out_accuracy": 0.5 + 0.02 * k, "loss": 0.7 / (1 + k)} for k in range(20)]
-    served.store.add_metrics("control", rows)
+    rows = [
+        {"step": 10 * k, "phase": "reward", "seconds": 1.0, "held_out_accuracy": 0.5 + 0.02 * k, "loss": 0.7 / (1 + k)}
+        for k in range(20)
+    ]
+    served.store.add_metrics("<img src=x onerror=window.canary=1>", [{**row, "phase": HOSTILE} for row in rows])
     served.book.write("instructions", f"{PROSE}\n\n{PROSE}\n\n{HOSTILE}\n\n{ARABIC}", olga.id, now)
     ids = {"olga": olga.id, "model": model, "judgement": told[0][1]}
     ids |= {role: served.people.invite(role, "", now, 1.0) for role in ("owner", "labeler")}

@@ -13,20 +13,27 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
 from .gallery import SCENES, Gallery, Scene, hang
 from .visitors import Served, wait_for
 
 LOOKS: list[tuple[Any, int]] = [("light", 1280), ("dark", 1280), ("dark", 390), ("light", 390)]
 BAD = ("serious", "critical")
-OVER_THE_EDGE = "document.documentElement.scrollWidth > window.innerWidth || document.body.scrollWidth > window.innerWidth"
+OVER_THE_EDGE = (
+    "document.documentElement.scrollWidth > window.innerWidth || document.body.scrollWidth > window.innerWidth"
+)
 SMALL = """() => [...document.querySelectorAll("button, summary, select, input:not([type=hidden]), textarea, .menu a")].flatMap((one) => {
   const inside = one.closest("label, fieldset label");
   const box = (one.matches("[type=radio], [type=checkbox]") && inside ? inside : one).getBoundingClientRect();
   return box.width && box.height && box.height < 44 ? [`${one.outerHTML.slice(0, 90)} is ${box.height} high`] : [];
 })"""
 """What a thumb misses: controls that are less than 44 px high."""
+
+
+RUN = """window.canary !== undefined || [...document.links].some((one) => !one.protocol.startsWith("http"))
+  || !!document.querySelector("img, script:not([src]), [onerror]")"""
+"""Whether something that somebody wrote became more than text; the pages' policy alone would hide that it did."""
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,14 @@ def faults(page: Page) -> list[str]:
 def test_every_page_is_for_everybody(gallery: Gallery, page: Page, scene: Scene) -> None:
     pictures = os.environ.get("BACKFLIP_SCREENSHOTS")
     page.set_viewport_size({"width": LOOKS[0][1], "height": 800})
-    gallery.open(page, scene)
     found: list[str] = []
+
+    def dialog_opened(dialog: Dialog) -> None:
+        found.append(f"it opened {dialog.message}")
+        dialog.dismiss()
+
+    page.on("dialog", dialog_opened)
+    gallery.open(page, scene)
     for scheme, width in LOOKS:
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 800})
@@ -72,12 +85,22 @@ def test_every_page_is_for_everybody(gallery: Gallery, page: Page, scene: Scene)
         if width < 500:
             found += [look + one for one in page.evaluate(SMALL)]
         if pictures:
-            page.screenshot(path=Path(pictures) / f"{scene.name}-{scheme}-{width}.png", full_page=not scene.path.startswith("/judge"))
+            page.screenshot(
+                path=Path(pictures) / f"{scene.name}-{scheme}-{width}.png",
+                full_page=not scene.path.startswith("/judge"),
+            )
+    if page.evaluate(RUN):
+        found.append("what somebody wrote was run, or made into a part of the page")
     assert found == [], "\n".join(found)
 
 
 def test_faults_would_be_seen(page: Page) -> None:
-    page.set_content("<html lang=en><title>x</title><main><img src=x><p style='color:#ccc'>pale</p><div style='width:3000px'>x</div><button>x</button>")
+    for written in ("<img src=x>", "<script>window.canary=1</script>", "<a href='javascript:0'>x</a>"):
+        page.set_content(written)
+        assert page.evaluate(RUN), written
+    page.set_content(
+        "<html lang=en><title>x</title><main><img src=x><p style='color:#ccc'>pale</p><div style='width:3000px'>x</div><button>x</button>"
+    )
     page.set_viewport_size({"width": 390, "height": 800})
     assert {one.split(" ")[0] for one in faults(page)} == {"image-alt", "color-contrast"}
     assert page.evaluate(OVER_THE_EDGE) and len(page.evaluate(SMALL)) == 1
@@ -108,7 +131,9 @@ def test_the_tab_key_reaches_every_control_and_shows_where_it_is(gallery: Galler
     gallery.open(page, next(one for one in SCENES if one.name == "judge-axes"))
     stops = tab_through(page)
     assert not [one for one in stops if one.isupper() or "CANNOT" in one or "COVERED" in one], stops
-    wanted = page.evaluate("[...document.querySelectorAll('a, button:enabled, textarea, section[tabindex]')].filter(one => one.checkVisibility()).length")
+    wanted = page.evaluate(
+        "[...document.querySelectorAll('a, button:enabled, textarea, section[tabindex]')].filter(one => one.checkVisibility()).length"
+    )
     groups = page.evaluate("new Set([...document.querySelectorAll('[type=radio]')].map(one => one.name)).size")
     assert len(stops) >= wanted + groups and groups == 2, stops
     assert stops.index("side1") < stops.index("side2") < stops.index("why")
@@ -177,4 +202,4 @@ def test_the_explanation_of_a_trial_comes_into_view_on_a_phone(gallery: Gallery,
     page.set_viewport_size({"width": 390, "height": 700})
     gallery.open(page, next(one for one in SCENES if one.name == "trial-explained"))
     button, bar = page.locator("#known button").bounding_box(), page.locator(".bottom").bounding_box()
-    assert button and bar and 0 <= button["y"] and button["y"] + button["height"] <= bar["y"]
+    assert button and bar and button["y"] >= 0 and button["y"] + button["height"] <= bar["y"]

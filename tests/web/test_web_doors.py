@@ -197,11 +197,11 @@ def test_secrets_are_not_in_the_store(site: Site) -> None:
 def test_what_is_too_large_is_refused_whatever_length_it_states(site: Site) -> None:
     ann = site.come("Ann")
     headers = {"X-CSRF-Token": ann.csrf, "Content-Type": "application/json"}
-    found = ann.browser.post("/judge/answer", content=b"x" * 100_000, headers=headers)
+    found = ann.browser.post("/judge/answer", content=b"x" * 300_000, headers=headers)
     assert found.status_code == 413
 
     def pieces() -> Any:
-        for _ in range(100):
+        for _ in range(300):
             yield b"x" * 1000
 
     assert ann.browser.post("/judge/answer", content=pieces(), headers=headers).status_code == 413

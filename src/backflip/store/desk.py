@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
@@ -26,6 +26,9 @@ STUDY, GOLD, REPEAT, TRIAL = "study", "gold", "repeat", "trial"
 judging."""
 KNOWN, OWN = "known", "own"
 """Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person."""
+
+CLOCK_SECONDS = 3600.0
+"""How far a clock may be set back before questions that people hold are thought to be over."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Desk:
         Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
         with self._database.transaction("write") as connection:
-            _return_what_is_over(connection, now)
+            _return_what_is_over(connection, now, hold_seconds)
             table = schema.claims
             mine = and_(table.c.person_id == person.id, table.c.state == "held")
             rows = connection.execute(select(table.c.query_id, table.c.purpose).where(mine).order_by(table.c.since))
@@ -178,8 +181,10 @@ class Desk:
         longer stands.
         """
         table = schema.claims
-        last = select(table).where(table.c.person_id == person.id, table.c.state == "done")
-        last = last.order_by(table.c.since.desc()).limit(1)
+        made = schema.judgements  # by the order of the events: a clock may have been set back between two answers
+        last = select(table).join(made, made.c.id == table.c.judgement_id)
+        last = last.where(table.c.person_id == person.id, table.c.state == "done", made.c.judge == person.judge)
+        last = last.order_by(made.c.seq.desc()).limit(1)
         with self._database.transaction("durable") as connection:
             claim = connection.execute(last).mappings().first()
             if claim is None or now - claim["since"] > within_seconds:
@@ -197,11 +202,11 @@ class Desk:
         with self._database.transaction("read") as connection:
             return {row.purpose: row.n for row in connection.execute(wanted)}
 
-    def answered_since(self, person: Person, since: float) -> int:
-        """Return how many questions this person has answered since then."""
+    def answered_between(self, person: Person, start: float, end: float) -> int:
+        """Return how many questions this person has answered after `start`, up to `end`."""
         table = schema.claims
         wanted = select(func.count()).where(
-            table.c.person_id == person.id, table.c.state == "done", table.c.since > since
+            table.c.person_id == person.id, table.c.state == "done", table.c.since > start, table.c.since <= end
         )
         with self._database.transaction("read") as connection:
             return connection.execute(wanted).scalar_one()
@@ -247,10 +252,14 @@ def _hold(
     connection.execute(update(table).where(table.c.id.in_(list(query_ids))).values(given=table.c.given + 1))
 
 
-def _return_what_is_over(connection: Connection, now: float) -> None:
-    """Give back what people held for too long without answering, so that others are asked."""
+def _return_what_is_over(connection: Connection, now: float, hold_seconds: float) -> None:
+    """Give back what people held for too long without answering, so that others are asked.
+
+    What would be held for much longer than anybody may hold is over too: the clock has been set back since.
+    """
     claims, queries = schema.claims, schema.queries
-    over = select(claims.c.query_id, claims.c.person_id).where(claims.c.state == "held", claims.c.until < now)
+    late = or_(claims.c.until < now, claims.c.until > now + hold_seconds + CLOCK_SECONDS)
+    over = select(claims.c.query_id, claims.c.person_id).where(claims.c.state == "held", late)
     for row in connection.execute(over).all():
         one = and_(claims.c.query_id == row.query_id, claims.c.person_id == row.person_id)
         connection.execute(update(claims).where(one).values(state="returned"))

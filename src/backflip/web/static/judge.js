@@ -16,7 +16,7 @@ const SOON_MS = 100;
 const UNDO_KEY = "u";
 
 const clock = new Clock();
-const outbox = new Outbox(csrf, { trouble, signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in") });
+const outbox = new Outbox(document.body.dataset.person, csrf, { trouble, signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in") });
 let queue = [];
 // What was judged here: an answer and a request for more can overtake each other, and the pair would come once more.
 const judged = new Set();
@@ -26,6 +26,8 @@ let helped = {};
 let busy = false;
 let explained = false;
 let asking = false;
+// An answer of the trial of which nobody knows whether it arrived: sent again, it is the same one.
+let unsure = null;
 
 function trouble(text, link) {
   const box = $("trouble");
@@ -65,7 +67,7 @@ async function fetchPairs() {
     if (response.status === 401) return outbox.says.signedOut();
     const found = await response.json();
     if (!response.ok) {
-      trouble(found.error);
+      outbox.lost(found.error);
       if (response.status === 429 || response.status >= 500) setTimeout(fetchPairs, LOOK_AGAIN_MS);
       return;
     }
@@ -77,7 +79,7 @@ async function fetchPairs() {
     if (!now && found.wait && !queue.length) rest(found.wait);
     else if (!now) showNext();
   } catch {
-    trouble("No connection to the server. Trying again ...");
+    outbox.lost("No connection to the server. Trying again ...");
     setTimeout(fetchPairs, LOOK_AGAIN_MS);
   } finally {
     asking = false;
@@ -192,7 +194,7 @@ async function answer(said, button) {
   trouble("");
   flash(button);
   const pair = now;
-  const body = { query: pair.id, event: eventId(), ...said, ...found, timing: clock.end(), help: helped };
+  const body = { query: pair.id, event: unsure && unsure.query === pair.id ? unsure.event : eventId(), ...said, ...found, timing: clock.end(), help: helped };
   last = { pair, event: body.event };
   judged.add(pair.id);
   if (desk.querySelector(".note")) return answerInTrial(body);
@@ -204,10 +206,8 @@ async function answerInTrial(body) {
   busy = true;
   const found = await outbox.sendNow(body);
   busy = false;
-  if (!found) {
-    judged.delete(now.id);
-    return;
-  }
+  unsure = found ? null : body;
+  if (!found) return judged.delete(now.id);
   explained = true;
   const box = $("known");
   box.replaceChildren();
