@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from backflip.web.guard import HEADERS, ROLES
 from backflip.web.limits import Limit
 
-from .conftest import URL, Site
+from .conftest import ON_BOTH, URL, Site
 from .visitors import PASSWORD
 
 OPEN = {"/", "/sign-in", "/join/{token}"}
@@ -84,6 +84,7 @@ def test_a_labeler_sees_nothing_of_the_owner(site: Site) -> None:
             assert found.status_code == 403 and "owner" in found.json()["error"], (method, path)
 
 
+@ON_BOTH
 def test_the_owner_sees_every_page(site: Site) -> None:
     olga = site.come("Olga", "owner")
     for path in ("/study", "/people", "/quality", "/live", "/lineage", "/judge"):
@@ -207,6 +208,7 @@ def test_what_is_too_large_is_refused_whatever_length_it_states(site: Site) -> N
     assert ann.browser.post("/judge/answer", content=pieces(), headers=headers).status_code == 413
 
 
+@ON_BOTH
 def test_an_erased_person_is_gone_and_counts_stay_true(site: Site) -> None:
     olga, ann = site.come("Olga", "owner"), site.come("Ann")
     for one in ann.next(3):

@@ -25,16 +25,16 @@ from backflip.store.desk import Desk, standing
 from backflip.store.people import People
 
 from ..conftest import running_postgres
-from .conftest import Site, pair
+from .conftest import ON_BOTH, Site, pair
 from .visitors import QUIET, Apart, Served, Visitor, wait_for
 
 KEPT = "1 answer is kept here"
 
 
 @pytest.fixture
-def apart(tmp_path: Path) -> Iterator[Apart]:
+def apart(where: str | Path) -> Iterator[Apart]:
     """`backflip serve` in a process of its own."""
-    one = Apart(tmp_path / "store.sqlite")
+    one = Apart(where)
     one.store.add_queries([pair(n) for n in range(6)])
     one.study(QUIET)
     one.start()
@@ -73,6 +73,7 @@ def test_a_full_disk_acknowledges_nothing_and_the_answer_arrives_when_there_is_r
     assert "make room" in apart.said()
 
 
+@ON_BOTH
 def test_killed_in_the_middle_and_started_again(apart: Apart, context: BrowserContext) -> None:
     ann = Visitor(context, apart, "Ann")
     ann.press("1")
@@ -219,6 +220,7 @@ def test_a_browser_whose_clock_jumps_measures_the_same(served: Served, come: Cal
         assert abs(one.created - time.time()) < 120, "the time of a judgement is the server's"
 
 
+@ON_BOTH
 def test_a_server_clock_that_jumps_takes_back_the_last_answer_and_lets_everybody_go_on(site: Site) -> None:
     site.book.change(QUIET, "owner", site.clock())
     ann, bob = site.come("Ann"), site.come("Bob")
