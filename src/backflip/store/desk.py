@@ -7,11 +7,13 @@ are (`people`) and what is shown (`backflip.web`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
@@ -27,6 +29,8 @@ judging."""
 KNOWN, OWN = "known", "own"
 """Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person."""
 
+KEPT_QUERIES, KEPT_LETTERS = 1000, 20_000
+"""Questions that a desk keeps in memory, and the letters that one of them may have."""
 CLOCK_SECONDS = 3600.0
 """How far a clock may be set back before questions that people hold are thought to be over."""
 
@@ -60,6 +64,7 @@ class Desk:
     def __init__(self, store: Store) -> None:
         """Deal out the questions of `store`."""
         self._store, self._database = store, store.database
+        self._read, self._lock = OrderedDict[str, Query](), Lock()
 
     def take(self, person: Person, count: int, overlap: int, now: float, hold_seconds: float) -> list[Held]:
         """Return up to `count` questions that this person holds now: those they held already first, then new ones.
@@ -80,7 +85,7 @@ class Desk:
                     new = _waiting(connection, person, given, count - len(held))
                     _hold(connection, person, new, STUDY, (now, now + hold_seconds))
                     held |= dict.fromkeys(new, STUDY)
-        found = self._store.queries_by_id(held)
+        found = self._queries(held)
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
     def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
@@ -117,7 +122,21 @@ class Desk:
             claim = _claim(connection, person, query_id)
         if claim is None:
             raise DataError("this question was not given to you; load the page again")
-        return Held(self._store.query(query_id), claim["purpose"])
+        return Held(self._queries([query_id])[query_id], claim["purpose"])
+
+    def _queries(self, ids: Iterable[str]) -> dict[str, Query]:
+        """Return questions by id. What was read lately is not read again: it was just shown, and never changes."""
+        wanted = list(ids)
+        with self._lock:
+            found = {one: self._read[one] for one in wanted if one in self._read}
+        new = self._store.queries_by_id(one for one in wanted if one not in found)
+        with self._lock:
+            for one, query in new.items():
+                if sum(len(item.content) for item in query.items) <= KEPT_LETTERS:
+                    self._read[one] = query
+            while len(self._read) > KEPT_QUERIES:
+                self._read.popitem(last=False)
+        return found | new
 
     def said(self, person: Person) -> list[Judgement]:
         """Return what this person said and did not take back, in order."""
@@ -267,10 +286,13 @@ def _return_what_is_over(connection: Connection, now: float, hold_seconds: float
         connection.execute(fewer)
 
 
+_CLAIM = select(schema.claims).where(
+    schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person")
+)
+
+
 def _claim(connection: Connection, person: Person, query_id: str) -> Any:
-    table = schema.claims
-    wanted = select(table).where(table.c.query_id == query_id, table.c.person_id == person.id)
-    return connection.execute(wanted).mappings().first()
+    return connection.execute(_CLAIM, {"query": query_id, "person": person.id}).mappings().first()
 
 
 def _set_claim(connection: Connection, person: Person, query_id: str, **values: Any) -> None:

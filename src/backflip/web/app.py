@@ -24,7 +24,7 @@ from backflip.store.desk import Desk
 from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import judging, lineage, live, owning, quality, sign_in
-from backflip.web.guard import NotSignedIn, Place, with_headers
+from backflip.web.guard import NotSignedIn, Place, StrictHeaders
 from backflip.web.limits import Limit, SmallRequests
 from backflip.web.pages import show
 
@@ -59,10 +59,10 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
     for part in (sign_in, judging, owning, quality, live, lineage):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.middleware("http")(with_headers)
     app.add_middleware(
         SmallRequests, usual=USUAL_BYTES, large={"/study/import": UPLOAD_BYTES, "/judge/answer": ANSWER_BYTES}
     )
+    app.add_middleware(StrictHeaders, secure=app.state.place.secure)
     app.exception_handler(NotSignedIn)(_to_sign_in)
     app.exception_handler(HTTPException)(_refused)
     app.exception_handler(RequestValidationError)(_unreadable)
