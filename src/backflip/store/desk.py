@@ -129,7 +129,8 @@ class Desk:
         wanted = list(ids)
         with self._lock:
             found = {one: self._read[one] for one in wanted if one in self._read}
-        new = self._store.queries_by_id(one for one in wanted if one not in found)
+        missing = [one for one in wanted if one not in found]
+        new = self._store.queries_by_id(missing) if missing else {}
         with self._lock:
             for one, query in new.items():
                 if sum(len(item.content) for item in query.items) <= KEPT_LETTERS:
