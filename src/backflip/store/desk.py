@@ -186,12 +186,13 @@ class Desk:
                 told.query_id, person.judge, told.answer, told.note, told.strength, now, told.seconds, details
             )
             row = _append(connection, judgement)
-            _set_claim(connection, person, told.query_id, state="done", since=now, judgement_id=row)
+            done = {"query": told.query_id, "person": person.id, "now": now, "judgement": row}
+            connection.execute(_DONE, done)
             table = schema.queries
             if claim["state"] == "returned":  # it is this person's again: one more was given it
                 more = update(table).where(table.c.id == told.query_id).values(given=table.c.given + 1)
                 connection.execute(more)
-            connection.execute(update(table).where(table.c.id == told.query_id).values(state="answered"))
+            connection.execute(_ANSWERED, {"query": told.query_id})
         return True
 
     def take_back(self, person: Person, event: str, now: float, within_seconds: float) -> Query | None:
@@ -290,6 +291,13 @@ def _return_what_is_over(connection: Connection, now: float, hold_seconds: float
 _CLAIM = select(schema.claims).where(
     schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person")
 )
+
+_DONE = (
+    update(schema.claims)
+    .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
+    .values(state="done", since=bindparam("now"), judgement_id=bindparam("judgement"))
+)
+_ANSWERED = update(schema.queries).where(schema.queries.c.id == bindparam("query")).values(state="answered")
 
 
 def _claim(connection: Connection, person: Person, query_id: str) -> Any:
