@@ -3,8 +3,11 @@
     python bench/judging.py [--labelers 50] [--judgements 20000] [--queue 100000] [--think 1.0] [--smoke]
 
 `backflip serve` runs in a process of its own; labelers are clients in this one, each with a session, who take the next pairs, think, and
-answer. Half-way the server is killed with SIGKILL and started again. At the end the store is read: every acknowledged judgement is
-there, none is there twice, and no pair went to more people than asked. `--smoke` takes seconds and writes nothing. Left out: browsers.
+answer. Half-way the server is killed with SIGKILL and started again. Each labeler notes what the server confirmed: at the end that is
+compared with the store one by one, and no pair may have gone to more people than asked. Times are the clients': from asking to having
+the whole answer, for each request that was answered (what failed while the server was down is counted, not timed). Clients and server
+share the machine, so the processor time of each is told, and how late the clients' own loop was: their delay is in every time.
+`--smoke` takes seconds and writes nothing. Left out: browsers.
 """
 
 from __future__ import annotations
@@ -24,19 +27,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import common
 import httpx
 import numpy as np
+from sqlalchemy import func, select
 
-from backflip.data import Item, Query
-from backflip.store import Store
+from backflip.data import Item, Judgement, Query
+from backflip.store import Store, schema
 from backflip.store.desk import standing
 from backflip.store.people import People
 from backflip.store.study import Study, StudyBook
 
 OVERLAP = 2
+
+
+class Confirmed(NamedTuple):
+    """An answer of which the server said that it is on the disk."""
+
+    event: str
+    query: str
+    judge: str
+    choice: str
 
 
 @dataclass
@@ -45,25 +58,32 @@ class Seen:
 
     next_seconds: list[float] = field(default_factory=list[float])
     answer_seconds: list[float] = field(default_factory=list[float])
-    acknowledged: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """Event and question of every answer that the server said it had."""
+    page_seconds: list[float] = field(default_factory=list[float])
+    """Pages of the owner's queue, opened while everybody judged."""
+    late_seconds: list[float] = field(default_factory=list[float])
+    """How late this process's loop was when it should have woken."""
+    acknowledged: list[Confirmed] = field(default_factory=list[Confirmed])
+    """Every answer that the server said it had."""
     interrupted: int = 0
+    """Requests that found no server."""
+    put_off: Counter[int] = field(default_factory=Counter[int])
+    """Requests that were answered 429, 500 or 503, by number: asked again."""
 
 
-def fill(where: str | Path, args: argparse.Namespace) -> list[str]:
-    """Make a queue, people and their sessions; return the session tokens."""
+def fill(where: str | Path, args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Make a queue, people and their sessions; return who judges with which token, the owner last."""
     with Store.open(where) as store:
         for start in range(0, args.queue, 5000):
             part = range(start, min(start + 5000, args.queue))
             store.add_queries([question(n) for n in part])
         StudyBook(store).change(Study(overlap=OVERLAP, gold_share=0.0, repeat_share=0.05), "bench", time.time())
         people = People(store)
-        tokens: list[str] = []
-        for n in range(args.labelers):
-            invited = people.invite("labeler", "", time.time(), 1.0)
-            person = people.join(invited, f"labeler {n}", "no password", time.time())
+        tokens: list[tuple[str, str]] = []
+        for n in range(args.labelers + 1):
+            invited = people.invite("owner" if n == args.labelers else "labeler", "", time.time(), 1.0)
+            person = people.join(invited, f"person {n}", "no password", time.time())
             people.move(person.id, "passed")
-            tokens.append(people.sign_in(person, time.time(), 10.0))
+            tokens.append((person.judge, people.sign_in(person, time.time(), 10.0)))
     return tokens
 
 
@@ -85,6 +105,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.spent = 0.0
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -99,59 +120,84 @@ class Server:
 
     def kill(self) -> None:
         """Kill it as a power cut would."""
+        self.spent += cpu_seconds(self.process.pid)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
 
-async def labeler(number: int, token: str, server: Server, seen: Seen, args: argparse.Namespace, many: int) -> None:
+def cpu_seconds(process: int) -> float:
+    """Return the processor time that another process has used; 0 where the system does not say."""
+    try:
+        parts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def labeler(
+    number: int, who: tuple[str, str], server: Server, seen: Seen, args: argparse.Namespace, many: int
+) -> None:
     """Judge until there are enough."""
     rng = np.random.default_rng(number)
     limits = httpx.Limits(max_connections=1)
     async with httpx.AsyncClient(
-        base_url=server.url, cookies={"backflip": token}, timeout=30.0, limits=limits
+        base_url=server.url, cookies={"backflip": who[1]}, timeout=30.0, limits=limits
     ) as client:
         await asyncio.sleep(float(rng.uniform(0, args.think)))
-        page = await again(lambda: client.get("/judge"), seen)
+        page = await again(lambda: client.get("/judge"), seen, [])
         headers = {"X-CSRF-Token": page.text.split('data-csrf="')[1].split('"')[0]}
         events = 0
         while len(seen.acknowledged) < many:
-            began = time.perf_counter()
-            found = await again(lambda: client.get("/judge/next?count=3"), seen)
-            seen.next_seconds.append(time.perf_counter() - began)
+            found = await again(lambda: client.get("/judge/next?count=3"), seen, seen.next_seconds)
             pairs = found.json()["pairs"]
             if not pairs:
                 return
             for pair in pairs:
                 await asyncio.sleep(float(rng.exponential(args.think)))
                 events += 1
+                choice = "12=s"[int(rng.integers(0, 4))]
                 body = {
                     "query": pair["id"],
                     "event": f"{number:08x}{events:024x}",
-                    "choice": "12=s"[int(rng.integers(0, 4))],
+                    "choice": choice,
                     "timing": {"visible": 1.0, "whole": 1.0, "idle": 0.0},
                 }
-                began = time.perf_counter()
-                told = await again(partial(client.post, "/judge/answer", json=body, headers=headers), seen)
-                seen.answer_seconds.append(time.perf_counter() - began)
+                post = partial(client.post, "/judge/answer", json=body, headers=headers)
+                told = await again(post, seen, seen.answer_seconds)
                 if told.status_code == 200:
-                    seen.acknowledged.append((str(body["event"]), pair["id"]))
-                elif told.status_code != 409:
+                    seen.acknowledged.append(Confirmed(str(body["event"]), pair["id"], who[0], choice))
+                else:
                     raise SystemExit(f"an answer was refused: {told.status_code} {told.text}")
 
 
-async def again(ask: Any, seen: Seen) -> httpx.Response:
-    """Ask until the server answers: it may be down."""
+async def again(ask: Any, seen: Seen, seconds: list[float]) -> httpx.Response:
+    """Ask until the server answers: it may be down. Note how long the answer took."""
     while True:
+        began = time.perf_counter()
         try:
             found = await ask()
             if found.status_code not in (429, 500, 503):
+                seconds.append(time.perf_counter() - began)
                 return found
+            seen.put_off[found.status_code] += 1
         except httpx.TransportError:
             seen.interrupted += 1
         await asyncio.sleep(0.25)
 
 
-async def load(server: Server, tokens: list[str], args: argparse.Namespace) -> tuple[Seen, float]:
+async def watch(server: Server, token: str, seen: Seen, args: argparse.Namespace) -> None:
+    """Open pages of the queue as the owner does, now and then, and note how late this loop is."""
+    async with httpx.AsyncClient(base_url=server.url, cookies={"backflip": token}, timeout=30.0) as client:
+        while len(seen.acknowledged) < args.judgements:
+            for _ in range(20):
+                began = time.perf_counter()
+                await asyncio.sleep(0.1)
+                seen.late_seconds.append(time.perf_counter() - began - 0.1)
+            after = (len(seen.page_seconds) % 10) * args.queue // 10
+            await again(lambda after=after: client.get(f"/study?after={after}"), seen, seen.page_seconds)
+
+
+async def load(server: Server, tokens: list[tuple[str, str]], args: argparse.Namespace) -> tuple[Seen, float]:
     """Let everybody judge, and kill the server half-way; return what was seen and how long it took."""
     seen = Seen()
 
@@ -164,24 +210,47 @@ async def load(server: Server, tokens: list[str], args: argparse.Namespace) -> t
 
     began = time.perf_counter()
     await asyncio.gather(
-        accident(), *(labeler(n, token, server, seen, args, args.judgements) for n, token in enumerate(tokens))
+        accident(),
+        watch(server, tokens[-1][1], seen, args),
+        *(labeler(n, who, server, seen, args, args.judgements) for n, who in enumerate(tokens[:-1])),
     )
     return seen, time.perf_counter() - began
 
 
 def check(where: str | Path, seen: Seen) -> dict[str, int]:
-    """Count what is in the store against what was acknowledged."""
+    """Compare what is in the store with what was confirmed, one by one."""
     with Store.open(where) as store:
         events = standing(store.judgements(0)[0])
-        given = Counter(one.query_id for one in events)
-    recorded = Counter(str(one.details["event"]) for one in events)
+        queries = store.queries_by_id({one.query_id for one in events})
+        held = schema.claims.c
+        wanted = select(held.query_id).where(held.state != "returned", held.purpose == "study")
+        wanted = wanted.group_by(held.query_id).having(func.count() > OVERLAP)
+        with store.database.transaction("read") as connection:
+            crowded = len(connection.execute(wanted).all())
+    recorded = {str(one.details["event"]): one for one in events}
+    by_pair = Counter((one.query_id, one.judge) for one in events)
+    lost = altered = 0
+    for one in seen.acknowledged:
+        found = recorded.get(one.event)
+        lost += found is None
+        altered += found is not None and one != as_confirmed(found, one.event, queries[found.query_id])
     return {
         "acknowledged": len(seen.acknowledged),
         "recorded": len(events),
-        "lost": len([event for event, _ in seen.acknowledged if event not in recorded]),
-        "doubled": sum(count - 1 for count in recorded.values()),
-        "pairs_given_to_too_many": sum(count > OVERLAP for count in given.values()),
+        "lost": lost,
+        "altered": altered,
+        "doubled": len(events) - len(recorded) + sum(count - 1 for count in by_pair.values()),
+        "pairs_given_to_too_many": crowded
+        + sum(count > OVERLAP for count in Counter(one.query_id for one in events).values()),
     }
+
+
+def as_confirmed(found: Judgement, event: str, query: Query) -> Confirmed:
+    """Return a stored judgement as its labeler said it: by the places on the screen."""
+    if found.answer is None:
+        return Confirmed(event, query.id, found.judge, "s")
+    first = found.answer[found.details["shown"][0]]
+    return Confirmed(event, query.id, found.judge, "1" if first == 1.0 else "2" if first == 0.0 else "=")
 
 
 @contextmanager
@@ -215,23 +284,30 @@ def measure(where: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     server = Server(where)
     server.start()
     try:
+        mine = time.process_time()
         seen, seconds = asyncio.run(load(server, tokens, args))
-        began = time.perf_counter()
-        with Store.open(where) as store:
-            store.queries("open", after=args.queue // 2, limit=50)
-        page_seconds = time.perf_counter() - began
+        mine = time.process_time() - mine
+        server.spent += cpu_seconds(server.process.pid)
     finally:
         server.process.terminate()
         server.process.wait()
+    told = {
+        "next": seen.next_seconds,
+        "answer": seen.answer_seconds,
+        "page_of_the_queue": seen.page_seconds,
+        "clients_late": seen.late_seconds,
+    }
     quantiles = {
-        name: {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
-        for name, values in (("next", seen.next_seconds), ("answer", seen.answer_seconds))
+        name: {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99, 100)} | {"n": len(values)}
+        for name, values in told.items()
     }
     return {
         **check(where, seen),
         "judgements_a_second": len(seen.acknowledged) / seconds,
         "interrupted": seen.interrupted,
-        "page_of_the_queue_seconds": page_seconds,
+        "put_off": dict(seen.put_off),
+        "server_cpu_ms_a_judgement": 1000 * server.spent / len(seen.acknowledged),
+        "clients_cpu_ms_a_judgement": 1000 * mine / len(seen.acknowledged),
         **quantiles,
     }
 
@@ -257,9 +333,10 @@ def main() -> None:
             with postgres() as url:
                 found[kind] = measure(url, args)
         print(kind, found[kind], flush=True)
-    bad = [kind for kind, one in found.items() if one["lost"] or one["doubled"] or one["pairs_given_to_too_many"]]
+    faults = ("lost", "altered", "doubled", "pairs_given_to_too_many")
+    bad = [f"{kind}: {one[fault]} {fault}" for kind, one in found.items() for fault in faults if one[fault]]
     if bad:
-        raise SystemExit(f"judgements were lost, doubled, or given to too many on {', '.join(bad)}")
+        raise SystemExit(f"what was confirmed is not what is stored: {', '.join(bad)}")
     if args.smoke:
         print("smoke: nothing was written")
         return

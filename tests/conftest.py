@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,25 @@ def as_server_user() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a PostgreSQL server: `BACKFLIP_TEST_POSTGRES`, or one that runs for these tests alone."""
-    if given := os.environ.get("BACKFLIP_TEST_POSTGRES"):
-        yield given
-        return
+@dataclass
+class Postgres:
+    """A PostgreSQL server that can be stopped and started again."""
+
+    url: str
+    command: list[Any]
+    common: dict[str, Any]
+
+    def start(self) -> None:
+        options = f"-k {self.common['cwd']} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
+        subprocess.run([*self.command, "-o", options, "-l", self.common["cwd"] / "log", "start"], **self.common)
+
+    def stop(self) -> None:
+        subprocess.run([*self.command, "-m", "immediate", "stop"], **self.common)
+
+
+@contextmanager
+def running_postgres() -> Generator[Postgres]:
+    """Run a PostgreSQL server for one use alone."""
     initdb, control = postgres_program("initdb"), postgres_program("pg_ctl")
     if initdb is None or control is None:
         pytest.skip("PostgreSQL's server programs are not installed; `make system` installs them")
@@ -87,17 +102,29 @@ def postgres_server() -> Iterator[str]:
     place = Path(tempfile.mkdtemp(prefix="bf-pg-"))
     if who:
         os.chown(place, who["user"], who["group"])
-    data, options = place / "data", f"-k {place} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
     common: dict[str, Any] = {"cwd": place, "check": True, "capture_output": True, "text": True, **who}
+    server = Postgres(f"postgresql://backflip@/postgres?host={place}", [control, "-D", place / "data", "-w"], common)
     try:
-        subprocess.run([initdb, "-D", data, "-U", "backflip", "-A", "trust", "-E", "UTF8", "--no-sync"], **common)
-        subprocess.run([control, "-D", data, "-o", options, "-l", place / "log", "-w", "start"], **common)
+        subprocess.run(
+            [initdb, "-D", place / "data", "-U", "backflip", "-A", "trust", "-E", "UTF8", "--no-sync"], **common
+        )
+        server.start()
         try:
-            yield f"postgresql://backflip@/postgres?host={place}"
+            yield server
         finally:
-            subprocess.run([control, "-D", data, "-m", "immediate", "-w", "stop"], **common)
+            server.stop()
     finally:
         shutil.rmtree(place)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server: `BACKFLIP_TEST_POSTGRES`, or one that runs for these tests alone."""
+    if given := os.environ.get("BACKFLIP_TEST_POSTGRES"):
+        yield given
+        return
+    with running_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -98,11 +98,22 @@ class Site:
         return somebody
 
 
+ON_BOTH = pytest.mark.parametrize("where", ["sqlite", "postgres"], indirect=True)
+"""Mark of the tests that run on both kinds of database; the others run on SQLite."""
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+    """Where an empty store may be made."""
+    kind = getattr(request, "param", "sqlite")
+    return tmp_path / "store.sqlite" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def site(where: str | Path) -> Iterator[Site]:
     """A site with ten open questions."""
     clock = Clock()
-    with Store.open(tmp_path / "store.sqlite") as store:
+    with Store.open(where) as store:
         store.add_queries([pair(n) for n in range(10)])
         app = create_app(store, URL, clock)
         app.state.place.requests = Limit(burst=100_000, per_minute=1.0)  # tests are faster than people
@@ -136,8 +147,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    one = Served(tmp_path / "store.sqlite")
+def served(where: str | Path) -> Iterator[Served]:
+    one = Served(where)
     one.study(QUIET)
     yield one
     one.stop()
@@ -147,9 +158,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def come(chromium: Browser, served: Served) -> Iterator[Callable[..., Visitor]]:
     contexts: list[BrowserContext] = []
 
-    def visit(name: str, **options: Any) -> Visitor:
+    def visit(name: str, *, ready: bool = True, **options: Any) -> Visitor:
         contexts.append(chromium.new_context(viewport={"width": 1280, "height": 800}, **options))
-        return Visitor(contexts[-1], served, name)
+        return Visitor(contexts[-1], served, name, ready=ready)
 
     yield visit
     for context in contexts:

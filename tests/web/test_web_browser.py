@@ -14,10 +14,11 @@ from backflip.data import Item, Query
 from backflip.store.desk import standing
 from backflip.store.study import Known
 
-from .conftest import pair
+from .conftest import ON_BOTH, pair
 from .visitors import QUIET, Served, Visitor, wait_for
 
 
+@ON_BOTH
 def test_twenty_pairs_by_keys_with_ties_skips_and_an_undo(served: Served, come: Callable[..., Visitor]) -> None:
     served.store.add_queries([pair(n) for n in range(20)])
     ann = come("Ann")
@@ -66,6 +67,7 @@ def test_an_answer_survives_the_window(served: Served, come: Callable[..., Visit
     wait_for(lambda: served.store.counts()["judgements"] == 1)
 
 
+@ON_BOTH
 def test_two_people_at_once_never_get_one_pair(served: Served, come: Callable[..., Visitor]) -> None:
     served.store.add_queries([pair(n) for n in range(12)])
     ann, bob = come("Ann"), come("Bob")
@@ -124,7 +126,7 @@ def test_guideline_differences_and_why(served: Served, come: Callable[..., Visit
     ann.page.keyboard.press("d")
     assert ann.page.locator("mark").count() == 1
     ann.page.keyboard.press("w")
-    expect(ann.page.locator("#progress")).to_contain_text("drawn at random")
+    expect(ann.page.locator("#reason")).to_contain_text("drawn at random")
     ann.press("1")
     wait_for(lambda: served.store.counts()["judgements"] == 1)
     assert served.store.judgements(0)[0][0].details["help"] == {"guideline": 1, "differences": 1, "why": 1}

@@ -14,7 +14,7 @@ from backflip.overseers.people import PeopleOverseer
 from backflip.store.desk import UNDONE, standing
 from backflip.store.study import Known, Study
 
-from .conftest import Site, pair
+from .conftest import ON_BOTH, Site, pair
 
 Make = Callable[[int], list[Known]]
 QUIET = Study(gold_share=0.0, repeat_share=0.0)
@@ -34,6 +34,7 @@ def test_consent_comes_first_and_is_noted_with_its_version(site: Site) -> None:
     assert len(ann.next(3)) == 3
 
 
+@ON_BOTH
 def test_an_answer_is_recorded_for_the_items_as_stored(site: Site) -> None:
     set_study(site, QUIET)
     ann = site.come("Ann")
@@ -71,6 +72,7 @@ def test_cant_tell_is_no_tie(site: Site) -> None:
     assert site.store.counts()["could_not_judge"] == 1
 
 
+@ON_BOTH
 def test_the_same_answer_sent_twice_is_one_event(site: Site) -> None:
     ann = site.come("Ann")
     (shown,) = ann.next()
@@ -90,6 +92,7 @@ def test_nobody_answers_what_was_not_given_to_them(site: Site) -> None:
     assert site.store.counts()["judgements"] == 0
 
 
+@ON_BOTH
 def test_people_hold_different_pairs_and_no_pair_more_than_asked(site: Site) -> None:
     set_study(site, replace(QUIET, overlap=2))
     three = [site.come(name) for name in ("Ann", "Bob", "Cy")]
@@ -132,6 +135,7 @@ def test_a_person_alone_gets_their_own_back(site: Site) -> None:
     assert before <= seen and len(seen) == 10
 
 
+@ON_BOTH
 def test_undo_is_an_event_and_the_pair_comes_again(site: Site) -> None:
     ann = site.come("Ann")
     (shown,) = ann.next()
@@ -161,6 +165,7 @@ def test_a_pair_taken_back_stays_with_whoever_thinks_about_it(site: Site) -> Non
     assert "late" not in site.store.judgements(0)[0][-1].details
 
 
+@ON_BOTH
 def test_training_hears_only_what_stands(site: Site) -> None:
     set_study(site, QUIET)
     overseer = PeopleOverseer(site.store, clock=site.clock)
@@ -233,6 +238,7 @@ def test_repeats_and_checks_are_given_to_nobody_else(site: Site, known: Make) ->
             bob.send(one["id"])
 
 
+@ON_BOTH
 def test_a_trial_explains_each_pair_and_the_owner_decides(site: Site, known: Make) -> None:
     site.book.add_known(known(4))
     set_study(site, replace(QUIET, trial=True))
@@ -340,6 +346,7 @@ def test_nonsense_is_refused_in_words(site: Site, bad: dict[str, Any]) -> None:
     assert site.store.counts()["judgements"] == 0
 
 
+@ON_BOTH
 def test_markup_of_a_model_is_text_on_every_page(site: Site) -> None:
     evil = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>"
     site.store.add_queries([Query((Item(evil, evil, {}), Item(evil, evil + "2", {})), evil, reason=evil)])

@@ -22,7 +22,7 @@ from backflip.store.lineage import Lineage, judgement_id
 from backflip.web.live import Watch
 from backflip.worlds.packed import unpack
 
-from .visitors import PASSWORD, QUIET, Served, Visitor, wait_for
+from .visitors import PASSWORD, QUIET, Served, Visitor, film, wait_for
 
 COMPARISONS = 40
 DOT = [
@@ -114,7 +114,7 @@ def test_the_owner_sees_queue_curves_cost_and_what_is_asked_as_it_happens(served
     nasty = "<script>window.caught = 1</script><img src=x onerror='window.caught = 1'>"
     pair = Query((Item("It was", nasty, {}), Item("It was", "fine", {})), "Which is better?", reason="disagreement")
     clips = tuple(Item("dot", f"clip {k}", {"k": k}, media="clip") for k in (0, 1))
-    served.store.add_media(clips[0].id, "video/mp4", small_film())
+    served.store.add_media(clips[0].id, "video/mp4", film())
     served.store.add_queries([pair, Query(clips, "Which clip?")])
     lines = [
         {"step": n, "phase": "ppo", "seconds": 60.0 * n, "kl_nats_per_sequence": 0.5 * n, "proxy_mean": n**0.5}
@@ -155,8 +155,8 @@ def test_a_page_reads_each_line_once_and_a_resumed_run_replaces_its_own(served: 
 def test_films_play_and_begin_again(served: Served, come: Callable[..., Visitor]) -> None:
     """A clip without a film leaves only the key that says so; with one the film runs, and how often it began again is kept."""
     items = tuple(Item("dot", f"clip {k}", {"k": k}, media="clip") for k in (0, 1))
-    served.store.add_media(items[0].id, "video/mp4", small_film())
-    served.store.add_media(items[1].id, "video/mp4", small_film())
+    served.store.add_media(items[0].id, "video/mp4", film())
+    served.store.add_media(items[1].id, "video/mp4", film())
     served.store.add_queries([Query(items, "Which is better?")])
     ann: Any = come("Ann")
     ann.page.wait_for_function("() => [...document.querySelectorAll('video')].every(film => film.currentTime > 0)")
@@ -171,16 +171,3 @@ def test_films_play_and_begin_again(served: Served, come: Callable[..., Visitor]
     ann.page.keyboard.press("1")
     ann.page.keyboard.press("s")
     wait_for(lambda: served.store.counts()["could_not_judge"] == 1)
-
-
-def small_film() -> bytes:
-    """A film of half a second."""
-    import tempfile
-
-    import imageio.v2 as imageio
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.mp4"
-        shades: list[Any] = [np.full((64, 64, 3), 20 * shade, dtype=np.uint8) for shade in range(10)]
-        imageio.mimwrite(path, shades, fps=20, codec="libx264", macro_block_size=16)
-        return path.read_bytes()

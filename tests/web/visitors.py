@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import uvicorn
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -23,14 +28,27 @@ ARGUMENTS = (
 QUIET = Study(gold_share=0.0, repeat_share=0.0)
 
 
-class Served:
+class Place:
+    """A store, and somebody who serves it at `url`."""
+
+    url: str
+
+    def __init__(self, where: str | Path) -> None:
+        self.where = where
+        self.store = Store.open(where)
+        self.book, self.people = StudyBook(self.store), People(self.store)
+
+    def study(self, study: Study) -> None:
+        self.book.change(study, "owner", time.time())
+
+
+class Served(Place):
     """The application on a port of its own, in a thread."""
 
-    def __init__(self, path: Path) -> None:
-        self.store = Store.open(path)
-        self.book, self.people = StudyBook(self.store), People(self.store)
+    def __init__(self, where: str | Path) -> None:
+        super().__init__(where)
         config = uvicorn.Config(
-            create_app(self.store, "http://127.0.0.1"), port=0, log_level="warning", timeout_graceful_shutdown=1
+            create_app(self.store, "http://127.0.0.1"), port=0, log_level="critical", timeout_graceful_shutdown=1
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
@@ -45,34 +63,62 @@ class Served:
         self.thread.join()
         self.store.close()
 
-    def study(self, study: Study) -> None:
-        self.book.change(study, "owner", time.time())
+
+class Apart(Place):
+    """`backflip serve` in a process of its own, which can be killed, starved and started again at the same place."""
+
+    port = 0
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "backflip", "serve", str(self.where), "--port", str(self.port)]
+        self.log = Path(tempfile.mkstemp(prefix="bf-serve-")[1])
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        wait_for(lambda: "serving" in self.said() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.said()
+        self.url = self.said().split(" at ")[-1].split(";")[0]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def said(self) -> str:
+        """Everything that it wrote into its window."""
+        return self.log.read_text()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.store.close()
+        self.log.unlink()
 
 
 class Visitor:
     """Somebody before a screen, with keys and nothing else."""
 
-    def __init__(self, context: BrowserContext, served: Served, name: str, *, ready: bool = True) -> None:
+    def __init__(self, context: BrowserContext, served: Place, name: str, *, ready: bool = True) -> None:
         self.context, self.served = context, served
         self.page: Page = context.new_page()
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         token = served.people.invite("labeler", "", time.time(), 1.0)
-        self.page.goto(f"{served.url}/join/{token}")
-        expect(self.page.locator("input[name=name]")).to_be_focused()
-        self.page.keyboard.type(name)
-        self.page.keyboard.press("Tab")
-        self.page.keyboard.type(PASSWORD)
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_url("**/judge")
-        self.page.keyboard.press("Tab")
-        self.page.locator("input[name=agree]").focus()
-        self.page.keyboard.press("Space")
-        self.page.keyboard.press("Enter")
-        expect(self.page.locator("#question")).to_be_visible()
+        self.join(self.page, served, token, name)
         if ready:
             self.ready()
+
+    @staticmethod
+    def join(page: Page, served: Place, token: str, name: str) -> None:
+        """Make an account by an invitation, and agree."""
+        page.goto(f"{served.url}/join/{token}")
+        expect(page.locator("input[name=name]")).to_be_focused()
+        page.keyboard.type(name)
+        page.keyboard.press("Tab")
+        page.keyboard.type(PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/judge")
+        page.keyboard.press("Tab")
+        page.locator("input[name=agree]").focus()
+        page.keyboard.press("Space")
+        page.keyboard.press("Enter")
+        expect(page.locator("#question")).to_be_visible()
 
     @property
     def judge(self) -> str:
@@ -108,3 +154,17 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("it never came")
+
+
+def film(high: int = 64) -> bytes:
+    """Return a film of half a second."""
+    import imageio.v2 as imageio
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        shades: list[Any] = [np.full((high, 64, 3), 20 * shade, dtype=np.uint8) for shade in range(10)]
+        dense = high % 2 == 1  # colours at half the height need an even one
+        imageio.mimwrite(
+            path, shades, fps=20, codec="libx264", macro_block_size=1, pixelformat="yuv444p" if dense else "yuv420p"
+        )
+        return path.read_bytes()

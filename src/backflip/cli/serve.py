@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
             proxy_headers=found.trust_proxy is not None,
             forwarded_allow_ips=found.trust_proxy,
             server_header=False,
+            access_log=False,
             timeout_graceful_shutdown=5,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backflip.data import Judgement
 from backflip.loops.answers import person_weights, take_in, weighed, what_weighting_changed, write_weighting
 from backflip.loops.ppo import stream
@@ -102,7 +105,7 @@ class Heard:
     ) -> None:
         """Fit two fresh rewards, alike but for the weights, and write how they differ on all comparisons."""
         found: dict[str, float] = {}
-        deltas = list[object]()
+        deltas = list[NDArray[np.float32]]()
         for name, weight in (("weighted", self.weight), ("equal", dict[str, float]())):
             inside, held = self._parts(at, weight)
             if not inside or not all(isinstance(one, Comparison) for one in inside):

@@ -27,6 +27,8 @@ BUSY_SECONDS = 30.0
 """How long a write waits for another process's write."""
 _LOCK = 0x6261636B  # "back": the advisory lock under which PostgreSQL writers append
 
+_BEGIN_WRITE = text("SELECT set_config('synchronous_commit', :waits, true), pg_advisory_xact_lock(:key)")
+
 
 class Database:
     """An engine with our transactions, for many threads; after a fork the child gets connections of its own."""
@@ -66,7 +68,9 @@ class Database:
             self._pid = os.getpid()
         with self._clear(), self._engine.connect().execution_options(backflip=kind) as connection, connection.begin():
             if kind != "read" and not self.sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                # As on SQLite, only a durable write waits for the disk; a later durable one takes it there too.
+                waits = "on" if kind == "durable" else "off"
+                connection.execute(_BEGIN_WRITE, {"key": _LOCK, "waits": waits})
             yield connection
 
     def close(self) -> None:

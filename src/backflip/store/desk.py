@@ -7,11 +7,13 @@ are (`people`) and what is shown (`backflip.web`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
@@ -34,6 +36,11 @@ TOLD = (TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)
 KNOWN, OWN = "known", "own"
 """Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person or for one talk. So
 are those with the purpose PRACTICE (a known answer that is for practice alone) and ADJUDICATE (asked of nobody new)."""
+
+KEPT_QUERIES, KEPT_LETTERS = 1000, 20_000
+"""Questions that a desk keeps in memory, and the letters that one of them may have."""
+CLOCK_SECONDS = 3600.0
+"""How far a clock may be set back before questions that people hold are thought to be over."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Desk:
     def __init__(self, store: Store) -> None:
         """Deal out the questions of `store`."""
         self._store, self._database = store, store.database
+        self._read, self._lock = OrderedDict[str, Query](), Lock()
 
     def take(
         self,
@@ -80,7 +88,7 @@ class Desk:
         Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
         with self._database.transaction("write") as connection:
-            _return_what_is_over(connection, now)
+            _return_what_is_over(connection, now, hold_seconds)
             table = schema.claims
             mine = and_(table.c.person_id == person.id, table.c.state == "held", table.c.purpose.in_(purposes))
             rows = connection.execute(select(table.c.query_id, table.c.purpose).where(mine).order_by(table.c.since))
@@ -93,7 +101,7 @@ class Desk:
                     new = _waiting(connection, person, given, count - len(held))
                     _hold(connection, person, new, STUDY, (now, now + hold_seconds))
                     held |= dict.fromkeys(new, STUDY)
-        found = self._store.queries_by_id(held)
+        found = self._queries(held)
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
     def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
@@ -152,7 +160,22 @@ class Desk:
             claim = _claim(connection, person, query_id)
         if claim is None:
             raise DataError("this question was not given to you; load the page again")
-        return Held(self._store.query(query_id), claim["purpose"])
+        return Held(self._queries([query_id])[query_id], claim["purpose"])
+
+    def _queries(self, ids: Iterable[str]) -> dict[str, Query]:
+        """Return questions by id. What was read lately is not read again: it was just shown, and never changes."""
+        wanted = list(ids)
+        with self._lock:
+            found = {one: self._read[one] for one in wanted if one in self._read}
+        missing = [one for one in wanted if one not in found]
+        new = self._store.queries_by_id(missing) if missing else {}
+        with self._lock:
+            for one, query in new.items():
+                if sum(len(item.content) for item in query.items) <= KEPT_LETTERS:
+                    self._read[one] = query
+            while len(self._read) > KEPT_QUERIES:
+                self._read.popitem(last=False)
+        return found | new
 
     def said(self, person: Person) -> list[Judgement]:
         """Return what this person said and did not take back, in order."""
@@ -203,12 +226,13 @@ class Desk:
                 told.query_id, person.judge, told.answer, told.note, told.strength, now, told.seconds, details
             )
             row = _append(connection, judgement)
-            _set_claim(connection, person, told.query_id, state="done", since=now, judgement_id=row)
+            done = {"query": told.query_id, "person": person.id, "now": now, "judgement": row}
+            connection.execute(_DONE, done)
             table = schema.queries
             if claim["state"] == "returned":  # it is this person's again: one more was given it
                 more = update(table).where(table.c.id == told.query_id).values(given=table.c.given + 1)
                 connection.execute(more)
-            connection.execute(update(table).where(table.c.id == told.query_id).values(state="answered"))
+            connection.execute(_ANSWERED, {"query": told.query_id})
         return True
 
     def take_back(self, person: Person, event: str, now: float, within_seconds: float) -> Query | None:
@@ -218,10 +242,15 @@ class Desk:
         others said, stays. The answer stays as it was; a second event says that it no longer stands.
         """
         table = schema.claims
-        last = select(table).where(
-            table.c.person_id == person.id, table.c.state == "done", table.c.purpose.not_in(TOLD)
+        made = schema.judgements  # by the order of the events: a clock may have been set back between two answers
+        last = select(table).join(made, made.c.id == table.c.judgement_id)
+        last = last.where(
+            table.c.person_id == person.id,
+            table.c.state == "done",
+            table.c.purpose.not_in(TOLD),
+            made.c.judge == person.judge,
         )
-        last = last.order_by(table.c.since.desc()).limit(1)
+        last = last.order_by(made.c.seq.desc()).limit(1)
         with self._database.transaction("durable") as connection:
             claim = connection.execute(last).mappings().first()
             if claim is None or now - claim["since"] > within_seconds:
@@ -239,11 +268,11 @@ class Desk:
         with self._database.transaction("read") as connection:
             return {row.purpose: row.n for row in connection.execute(wanted)}
 
-    def answered_since(self, person: Person, since: float) -> int:
-        """Return how many questions that came by themselves this person has answered since then."""
+    def answered_between(self, person: Person, start: float, end: float) -> int:
+        """Return how many questions that came by themselves this person has answered after `start`, up to `end`."""
         table = schema.claims
         mine = and_(table.c.person_id == person.id, table.c.state == "done", table.c.purpose.in_(QUEUE))
-        wanted = select(func.count()).where(mine, table.c.since > since)
+        wanted = select(func.count()).where(mine, table.c.since > start, table.c.since <= end)
         with self._database.transaction("read") as connection:
             return connection.execute(wanted).scalar_one()
 
@@ -288,10 +317,14 @@ def _hold(
     connection.execute(update(table).where(table.c.id.in_(list(query_ids))).values(given=table.c.given + 1))
 
 
-def _return_what_is_over(connection: Connection, now: float) -> None:
-    """Give back what people held for too long without answering, so that others are asked."""
+def _return_what_is_over(connection: Connection, now: float, hold_seconds: float) -> None:
+    """Give back what people held for too long without answering, so that others are asked.
+
+    What would be held for much longer than anybody may hold is over too: the clock has been set back since.
+    """
     claims, queries = schema.claims, schema.queries
-    over = select(claims.c.query_id, claims.c.person_id).where(claims.c.state == "held", claims.c.until < now)
+    late = or_(claims.c.until < now, claims.c.until > now + hold_seconds + CLOCK_SECONDS)
+    over = select(claims.c.query_id, claims.c.person_id).where(claims.c.state == "held", late)
     for row in connection.execute(over).all():
         one = and_(claims.c.query_id == row.query_id, claims.c.person_id == row.person_id)
         connection.execute(update(claims).where(one).values(state="returned"))
@@ -299,10 +332,20 @@ def _return_what_is_over(connection: Connection, now: float) -> None:
         connection.execute(fewer)
 
 
+_CLAIM = select(schema.claims).where(
+    schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person")
+)
+
+_DONE = (
+    update(schema.claims)
+    .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
+    .values(state="done", since=bindparam("now"), judgement_id=bindparam("judgement"))
+)
+_ANSWERED = update(schema.queries).where(schema.queries.c.id == bindparam("query")).values(state="answered")
+
+
 def _claim(connection: Connection, person: Person, query_id: str) -> Any:
-    table = schema.claims
-    wanted = select(table).where(table.c.query_id == query_id, table.c.person_id == person.id)
-    return connection.execute(wanted).mappings().first()
+    return connection.execute(_CLAIM, {"query": query_id, "person": person.id}).mappings().first()
 
 
 def _set_claim(connection: Connection, person: Person, query_id: str, **values: Any) -> None:

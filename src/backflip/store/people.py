@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
@@ -49,6 +49,13 @@ class Session:
     person: Person
     csrf: str
     """Must come back with everything that changes something."""
+
+
+_SESSION = (
+    select(schema.people, schema.sessions.c.csrf)
+    .select_from(schema.sessions.join(schema.people))
+    .where(schema.sessions.c.token == bindparam("token"), schema.sessions.c.expires > bindparam("now"))
+)
 
 
 def digest_of(token: str) -> str:
@@ -130,11 +137,8 @@ class People:
 
     def session(self, token: str, now: float) -> Session | None:
         """Return the session of a token; None where there is none or it is over."""
-        joined = schema.sessions.join(schema.people)
-        wanted = select(schema.people, schema.sessions.c.csrf).select_from(joined)
-        wanted = wanted.where(schema.sessions.c.token == digest_of(token), schema.sessions.c.expires > now)
         with self._database.transaction("read") as connection:
-            row = connection.execute(wanted).mappings().first()
+            row = connection.execute(_SESSION, {"token": digest_of(token), "now": now}).mappings().first()
         return None if row is None or row["state"] == "erased" else Session(_person(row), row["csrf"])
 
     def sign_out(self, token: str) -> None:

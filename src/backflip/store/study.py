@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, exists, insert, or_, select, update
+from sqlalchemy import Connection, exists, func, insert, or_, select, update
 
 from backflip.data import Query
 from backflip.errors import ConfigError, DataError
@@ -83,6 +84,22 @@ class Study:
             raise ConfigError(f'adjudicators is "{self.adjudicators}", expected owner or everybody')
 
 
+@lru_cache(maxsize=8)
+def _study(text: str) -> Study:
+    """Read settings; what a later version of this package added is left out."""
+    if not text:
+        return Study()
+    known = {spec.name for spec in fields(Study)}
+    found: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(text).items() if key in known
+    }
+    return Study(**found)
+
+
+_LAST = select(func.max(schema.documents.c.seq)).group_by(schema.documents.c.kind)
+_NEWEST = select(schema.documents).where(schema.documents.c.seq.in_(_LAST))
+
+
 @dataclass(frozen=True)
 class Known:
     """A question whose answer is known."""
@@ -104,14 +121,14 @@ class StudyBook:
 
     def settings(self) -> Study:
         """Return the settings in force."""
-        version, text = self.document("settings")
-        if version == 0:
-            return Study()
-        known = {spec.name for spec in fields(Study)}
-        found: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(text).items() if key in known
-        }
-        return Study(**found)
+        return _study(self.document("settings")[1])
+
+    def in_force(self) -> tuple[Study, int]:
+        """Return the settings in force and the version of the instructions, in one look."""
+        with self._database.transaction("read") as connection:
+            found = {row.kind: row for row in connection.execute(_NEWEST)}
+        study = _study(found["settings"].text if "settings" in found else "")
+        return study, found["instructions"].seq if "instructions" in found else 0
 
     def change(self, study: Study, person_id: str, now: float) -> None:
         """Put settings in force from now on."""

@@ -5,6 +5,7 @@ Leaves out what each page does: `sign_in`, `judging`, `owning`, `live`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -23,12 +24,15 @@ from backflip.store.desk import Desk
 from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
-from backflip.web.guard import NotSignedIn, Place, with_headers
+from backflip.web.guard import NotSignedIn, Place, StrictHeaders
 from backflip.web.limits import Limit, SmallRequests
 from backflip.web.pages import show
 
 STATIC = Path(__file__).parent / "static"
 USUAL_BYTES = 64_000
+ANSWER_BYTES = 256_000
+"""An answer with every sub-question answered at its longest, in any script."""
+STORE_FAILED = "the server cannot reach or write its store just now; what it confirmed is safe, and why it failed is in the window in which it runs"
 
 
 def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.time) -> FastAPI:
@@ -54,8 +58,9 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
     for part in (sign_in, judging, practising, adjudicating, owning, knowing, quality, live, lineage):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.middleware("http")(with_headers)
-    app.add_middleware(SmallRequests, usual=USUAL_BYTES, large={knowing.UPLOAD: knowing.UPLOAD_BYTES})
+    large = {knowing.UPLOAD: knowing.UPLOAD_BYTES, "/judge/answer": ANSWER_BYTES}
+    app.add_middleware(SmallRequests, usual=USUAL_BYTES, large=large)
+    app.add_middleware(StrictHeaders, secure=app.state.place.secure)
     app.exception_handler(NotSignedIn)(_to_sign_in)
     app.exception_handler(HTTPException)(_refused)
     app.exception_handler(RequestValidationError)(_unreadable)
@@ -93,6 +98,12 @@ async def _unreadable(request: Request, error: Exception) -> Response:
 
 
 async def _ours(request: Request, error: Exception) -> Response:
-    """Show our own errors as what they are: the caller's data (409), or the store (503)."""
-    status = 409 if isinstance(error, DataError) else 503 if isinstance(error, StoreError) else 400
+    """Show our own errors as what they are: the caller's data (409), what is not there (404), or the store (503).
+
+    Why the store failed names its place, so it is told to whoever started the server alone.
+    """
+    if isinstance(error, StoreError) and error.__cause__ is not None:  # the database itself failed
+        logging.getLogger("uvicorn.error").error("%s %s: %s", request.method, request.url.path, error)
+        return _said(request, 503, STORE_FAILED)
+    status = 409 if isinstance(error, DataError) else 404 if isinstance(error, StoreError) else 400
     return _said(request, status, str(error))

@@ -88,7 +88,7 @@ def seen(here: Place, person: Person) -> set[str]:
 def _left_this_hour(here: Place, person: Person, study: Study, now: float) -> int:
     if study.an_hour == 0:
         return 1_000_000
-    return study.an_hour - here.desk.answered_since(person, now - HOUR)
+    return study.an_hour - here.desk.answered_between(person, now - HOUR, now)
 
 
 def _trial(here: Place, person: Person, count: int, now: float, hold: float) -> list[Held]:

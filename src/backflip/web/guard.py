@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 
 from backflip.store import Store
 from backflip.store.desk import Desk
 from backflip.store.people import People, Session
 from backflip.store.study import StudyBook
-from backflip.web.limits import Limit
+from backflip.web.limits import Limit, Receive, Send
 
 COOKIE = "backflip"
 SESSION_HOURS = 24 * 14
@@ -82,7 +84,8 @@ async def nobody(request: Request) -> None:
 
 async def anybody(request: Request) -> AsyncGenerator[Session]:
     """Let in whoever is signed in; what they uploaded is closed behind them, also where they are turned away."""
-    session = session_of(request)
+    # Not in the loop that serves everybody: a database that hangs must not hang what needs none.
+    session = await run_in_threadpool(session_of, request)
     if session is None:
         raise NotSignedIn
     try:
@@ -133,13 +136,28 @@ def _same_origin(request: Request) -> None:
             raise HTTPException(403, "this came from another site")
 
 
-async def with_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Put the headers that keep browsers strict on every answer."""
-    response = await proceed(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    if not request.url.path.startswith(("/static/", "/media/")):
-        response.headers.setdefault("Cache-Control", "no-store")
-    if place_of(request).secure:
-        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
-    return response
+class StrictHeaders:
+    """Puts the headers that keep browsers strict on every answer, whoever makes it."""
+
+    def __init__(self, app: Any, secure: bool) -> None:
+        """Wrap an application; `secure`: people come over TLS."""
+        self._app = app
+        self._always = {**HEADERS, **({"Strict-Transport-Security": "max-age=31536000"} if secure else {})}
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass on, and look at the head of the answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        wanted = dict(self._always)
+        if not scope["path"].startswith(("/static/", "/media/")):
+            wanted["Cache-Control"] = "no-store"
+
+        async def headed(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                for name, value in wanted.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, headed)

@@ -122,7 +122,7 @@ def consent(here: Here, session: Somebody, agree: Annotated[str, Form()] = "") -
     return RedirectResponse("/judge", 303)
 
 
-@router.get("/judge/next")
+@router.get("/judge/next", response_model=None)
 def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
     """Return the pairs now before somebody, the first one first."""
     person = may_judge(session.person)
@@ -136,16 +136,16 @@ def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, A
     }
 
 
-@router.post("/judge/answer")
+@router.post("/judge/answer", response_model=None)
 def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     """Record one judgement; it is on the disk when this returns."""
     person = may_judge(session.person)
-    study = here.book.settings()
+    study, instructions = here.book.in_force()
     held = here.desk.holding(person, given.query)
     shares, note = _shares(given, study)
     order = dealing.order_for(person, held)
     stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
-    new = here.desk.answer(person, _told(here, given, stored, note, order), here.clock())
+    new = here.desk.answer(person, _told(given, stored, note, order, instructions), here.clock())
     found: dict[str, Any] = {"recorded": new}
     if held.purpose in (TRIAL, PRACTICE):
         found |= _explained(here, person, held, stored, order)
@@ -182,12 +182,14 @@ def may_judge(person: Person) -> Person:
     return person
 
 
-def _told(here: Place, given: Answer, stored: tuple[float, ...] | None, note: str, order: tuple[int, ...]) -> Told:
+def _told(
+    given: Answer, stored: tuple[float, ...] | None, note: str, order: tuple[int, ...], instructions: int
+) -> Told:
     details: dict[str, Any] = {
         "shown": list(order),
         "timing": given.timing.model_dump(mode="json"),
         "page": __version__,
-        "instructions": here.book.document("instructions")[0],
+        "instructions": instructions,
     }
     details |= {
         name: value

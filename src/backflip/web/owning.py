@@ -6,6 +6,7 @@ Leaves out what the training process does just now (`live`) and where judgements
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
@@ -147,6 +148,7 @@ def _read(name: str, text: str, default: Any) -> Any:
     return text
 
 
+@cache
 def _help_of(name: str) -> str:
     """Return what a setting means: the string under its field."""
     import ast

@@ -18,7 +18,7 @@ const SOON_MS = 100;
 const UNDO_KEY = "u";
 
 const clock = new Clock();
-const outbox = new Outbox(csrf, { trouble, signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in") });
+const outbox = new Outbox(document.body.dataset.person, csrf, { trouble, signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in") });
 let queue = [];
 // What was judged here: an answer and a request for more can overtake each other, and the pair would come once more.
 const judged = new Set();
@@ -41,6 +41,15 @@ function trouble(text, link) {
   }
 }
 
+function scrolls(box) {
+  return box.scrollHeight > box.clientHeight + 1;
+}
+
+// What scrolls must be reached by the keyboard; what does not need not be.
+function fitted() {
+  $("prompt").tabIndex = scrolls($("prompt")) ? 0 : -1;
+}
+
 function eventId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((b) => b.toString(16).padStart(2, "0")).join("");
@@ -58,7 +67,7 @@ async function fetchPairs() {
     if (response.status === 401) return outbox.says.signedOut();
     const found = await response.json();
     if (!response.ok) {
-      trouble(found.error);
+      outbox.lost(found.error);
       if (response.status === 429 || response.status >= 500) setTimeout(fetchPairs, LOOK_AGAIN_MS);
       return;
     }
@@ -70,7 +79,7 @@ async function fetchPairs() {
     if (!now && found.wait && !queue.length) rest(found.wait);
     else if (!now) showNext();
   } catch {
-    trouble("No connection to the server. Trying again ...");
+    outbox.lost("No connection to the server. Trying again ...");
     setTimeout(fetchPairs, LOOK_AGAIN_MS);
   } finally {
     asking = false;
@@ -112,15 +121,21 @@ function show(pair) {
   $("question").textContent = pair.question;
   $("prompt").textContent = pair.prompt;
   $("prompt").hidden = !pair.prompt;
+  $("prompt").scrollTop = 0;
+  fitted();
   $("pair").hidden = false;
-  pair.sides.forEach((part, place) => side($(`side${place + 1}`), part, place, pair, clock));
+  const lost = (part) => () => {
+    part.missing = true;
+    if (now === pair) enable(true);
+  };
+  pair.sides.forEach((part, place) => side($(`side${place + 1}`), part, place, pair, clock, lost(part)));
   const aids = $("aids");
   aids.replaceChildren(...pair.aids.map(aid));
   aids.hidden = !pair.aids.length;
   document.querySelectorAll("[data-sub]").forEach((box) => (box.value = ""));
   document.querySelectorAll("#axes input").forEach((box) => (box.checked = false));
+  $("reason").hidden = true;
   $("why").setAttribute("aria-expanded", "false");
-  $("why").title = "";
   $("differences").setAttribute("aria-pressed", "false");
   $("differences").hidden = pair.sides.some((part) => part.clip);
   enable(true);
@@ -205,6 +220,7 @@ async function answerAtOnce(body) {
   head.textContent = `${found.agrees === 1 ? "Most people agree" : found.agrees ? "Nearly" : "Most people say"}: ${found.known}.`;
   const why = document.createElement("p");
   why.textContent = found.explanation;
+  why.className = "text";
   const go = document.createElement("button");
   go.textContent = found.over ? "The trial is over" : "Next (Enter)";
   go.addEventListener("click", () => (found.over ? location.reload() : (fetchPairs(), showNext())));
@@ -264,14 +280,16 @@ function toggleDifferences() {
 
 function why() {
   if (!now) return;
+  const on = $("reason").hidden;
+  $("reason").hidden = !on;
+  $("why").setAttribute("aria-expanded", String(on));
+  if (!on) return;
   count("why");
   const reasons = {
     random: "It was drawn at random.",
     disagreement: "The reward models disagree most about such pairs.",
   };
-  $("why").setAttribute("aria-expanded", "true");
-  trouble("");
-  $("progress").textContent = reasons[now.reason] || `Chosen: ${now.reason}.`;
+  $("reason").textContent = reasons[now.reason] || `Chosen: ${now.reason}.`;
 }
 
 function guideline() {
@@ -284,7 +302,9 @@ const ARROWS = { ArrowLeft: "1", ArrowRight: "2", ArrowUp: "=", ArrowDown: "s" }
 document.addEventListener("keydown", (press) => {
   clock.moved();
   if (press.ctrlKey || press.metaKey || press.altKey || $("guideline").open) return;
-  if (press.target.matches("textarea, input")) return;
+  if (press.repeat || press.target.matches("textarea, input:not([type=radio])")) return;
+  // Arrows choose among radio buttons, and scroll what has the focus and does not fit.
+  if (press.key.startsWith("Arrow") && (press.target.matches("input") || (press.target !== document.body && scrolls(press.target)))) return;
   if (press.key === "?") return press.preventDefault(), guideline();
   if (press.key === UNDO_KEY) return undo();
   if (press.key === "d") return toggleDifferences();
@@ -308,6 +328,7 @@ $("undo").addEventListener("click", undo);
 $("differences").addEventListener("click", toggleDifferences);
 $("why").addEventListener("click", why);
 $("help").addEventListener("click", guideline);
+window.addEventListener("resize", fitted);
 window.addEventListener("online", () => outbox.send());
 outbox.send();
 fetchPairs();

@@ -27,6 +27,7 @@ function curve(one) {
   const at = ([x, y]) => `${((x - left) / (right - left || 1)) * 200},${60 - ((y - low) / (high - low || 1)) * 56}`;
   const drawing = document.createElementNS(SVG, "svg");
   drawing.setAttribute("viewBox", "0 0 200 64");
+  drawing.setAttribute("preserveAspectRatio", "none");
   drawing.setAttribute("role", "img");
   drawing.setAttribute("aria-label", `from ${Number(ys[0].toPrecision(4))} to ${Number(last[1].toPrecision(4))}`);
   const line = document.createElementNS(SVG, "polyline");

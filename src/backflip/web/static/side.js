@@ -1,8 +1,9 @@
 // One side of a pair: a text with its claims and sources, or a looping clip.
-export function side(box, part, place, pair, clock) {
+// `lost` is called when a film cannot be shown.
+export function side(box, part, place, pair, clock, lost) {
   box.replaceChildren();
   box.onpointerenter = box.onfocus = () => clock.look(place);
-  box.append(part.clip ? clip(part, place, clock) : text(part, pair, place));
+  box.append(part.clip ? clip(part, place, clock, lost) : text(part, pair, place));
 }
 
 function element(kind, words, className = "") {
@@ -12,8 +13,8 @@ function element(kind, words, className = "") {
   return made;
 }
 
-function clip(part, place, clock) {
-  if (part.missing) return element("p", "This clip is missing, so the pair cannot be judged. Press s.", "error");
+function clip(part, place, clock, lost) {
+  if (part.missing) return element("p", "This clip is missing, so the pair cannot be judged: say that you can't tell (s).", "error");
   const film = document.createElement("video");
   Object.assign(film, { src: part.clip, loop: true, autoplay: true, muted: true, playsInline: true, controls: false });
   film.setAttribute("aria-label", place ? "second clip" : "first clip");
@@ -22,7 +23,10 @@ function clip(part, place, clock) {
     if (film.currentTime < before) clock.replay(place);
     before = film.currentTime;
   });
-  film.addEventListener("error", () => film.replaceWith(element("p", "This clip could not be loaded. Press s, or load the page again.", "error")));
+  film.addEventListener("error", () => {
+    film.replaceWith(element("p", "This clip could not be shown: load the page again, or say that you can't tell (s).", "error"));
+    lost();
+  });
   return film;
 }
 
