@@ -9,7 +9,7 @@ import pytest
 
 from backflip.data import Query
 from backflip.errors import DataError
-from backflip.loops.ppo import first_answers
+from backflip.loops.answers import answers_to
 from backflip.overseers.people import PeopleOverseer
 from backflip.store import Store
 from backflip.store.desk import ADJUDICATE, DISCUSSED, GOLD, PRACTICE, REPEAT, STUDY, TRIAL, Desk, Told
@@ -90,11 +90,11 @@ def test_blind_and_discussed_answers_stand_beside_the_others(
 def test_training_never_hears_checks_exercises_or_talks_by_the_questions_it_asked(
     store: Store, ask: Ask, people: Mapping[str, Person]
 ) -> None:
-    """All answers pass through one door; a run takes those to the questions that it asked, the first of each."""
+    """All answers pass through one door; a run takes those to the questions that it asked, the first of each person."""
     overseer, desk, book = PeopleOverseer(store, clock=lambda: 1e9), Desk(store), StudyBook(store)
     asked = [ask(n) for n in range(4)]
-    before = first_answers(asked, overseer.answers(0)[0])
-    assert {one.details["purpose"] for one in before} == {STUDY} and len(before) == 4
+    before = answers_to(asked, overseer.answers(0)[0])
+    assert {one.details["purpose"] for one in before} == {STUDY} and len(before) == 12  # three people, four questions
     book.add_known([Known(ask(9), FIRST, "why"), Known(ask(8), FIRST, "why", use="practice")])
     say(store, people["ann"], ask(9), SECOND, GOLD)
     say(store, people["bob"], ask(9), SECOND, TRIAL)
@@ -104,7 +104,7 @@ def test_training_never_hears_checks_exercises_or_talks_by_the_questions_it_aske
         say(store, join(store, purpose), query, SECOND, purpose)
     heard = overseer.answers(0)[0]
     assert len(heard) == 16, "they are there, and would be heard if they answered what was asked"
-    assert first_answers(asked, heard) == before
+    assert answers_to(asked, heard) == before
     assert not {one.query_id for one in heard[12:]} & {one.id for one in asked}
 
 
