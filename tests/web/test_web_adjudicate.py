@@ -11,8 +11,7 @@ from backflip.data import Judgement
 from backflip.measures import judges
 from backflip.store.desk import ADJUDICATE, DISCUSSED, REPEAT, STUDY
 from backflip.store.lineage import Lineage
-from backflip.store.opinions import asked_again
-from backflip.store.study import Study
+from backflip.store.study import Study, asked_again
 from backflip.web.dealing import asked_of
 
 from .conftest import Site, Somebody, pair

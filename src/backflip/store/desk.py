@@ -33,6 +33,7 @@ QUEUE = (STUDY, GOLD, REPEAT, TRIAL)
 """Purposes of what comes by itself, one question after the other; the others are for who asks for them."""
 TOLD = (TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)
 """Purposes of questions after whose answer one is shown what is right, or what others said: that answer is not taken back."""
+MAY_UNDO = tuple(one for one in QUEUE if one not in TOLD)
 KNOWN, OWN = "known", "own"
 """Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person or for one talk. So
 are those with the purpose PRACTICE (a known answer that is for practice alone) and ADJUDICATE (asked of nobody new)."""
@@ -247,7 +248,7 @@ class Desk:
         last = last.where(
             table.c.person_id == person.id,
             table.c.state == "done",
-            table.c.purpose.not_in(TOLD),
+            table.c.purpose.in_(MAY_UNDO),
             made.c.judge == person.judge,
         )
         last = last.order_by(made.c.seq.desc()).limit(1)

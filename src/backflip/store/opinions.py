@@ -1,22 +1,23 @@
 """Where people agree and where they choose against each other, what adjudicators say, and what everybody says after a talk.
 
 Every answer is a judgement and stays one: an adjudicator's and a discussed one are answers to askings of their own, so that training,
-which hears the first answer to each question it asked, never hears them. Leaves out who may see what (`backflip.web.adjudicating`).
+which hears answers to the questions that it asked, never hears them. Leaves out who may see what (`backflip.web.adjudicating`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, func, select
 
-from backflip.data import Judgement, Query, digest
+from backflip.data import Judgement, Query
 from backflip.store import records, schema
-from backflip.store.desk import ADJUDICATE, DISCUSSED, STUDY, standing
+from backflip.store.desk import ADJUDICATE, DISCUSSED, KNOWN, STUDY, standing
 from backflip.store.judged import choice_of, purpose_of
 from backflip.store.people import Person
 from backflip.store.store import PAGE, Store
+from backflip.store.study import asked_again
 
 AGREED_BY = 3
 """People who all chose the same, below which nothing is said of everybody."""
@@ -50,15 +51,14 @@ class Opinions:
         chose = [one for one in self.alone if one.answer is not None]
         return len(chose) == len(self.alone) >= AGREED_BY and len(self.choices) == 1 and 0 not in self.choices
 
+    @property
+    def known_id(self) -> str:
+        """The id under which its answer is known, once it is."""
+        return asked_again(self.query, KNOWN).id
+
     def own(self, person: Person) -> bool:
         """Return whether this person has said what they think, without having seen what others do."""
         return any(one.judge == person.judge for one in (*self.alone, *self.blind))
-
-
-def asked_again(query: Query, purpose: str) -> Query:
-    """Return the asking of a question to adjudicators, or after a talk: the same question, under an id of its own."""
-    number = 1 + int(digest([query.id, purpose])[:7], 16)
-    return replace(query, repeat=query.repeat + number, order=(), reason="people disagree")
 
 
 def divided(store: Store) -> list[Opinions]:
@@ -69,10 +69,9 @@ def divided(store: Store) -> list[Opinions]:
 
 def agreed(store: Store) -> list[Opinions]:
     """Return the questions of the study on which at least `AGREED_BY` people all chose the same, and whose answer is not known yet."""
-    known = select(schema.known.c.query_id)
     same = (_lowest() > 0.5) | (_highest() < 0.5)
     many = func.count(schema.judgements.c.judge.distinct()) >= AGREED_BY
-    return [one for one in _opinions(store, [same, many], schema.judgements.c.query_id.not_in(known)) if one.agreed]
+    return [one for one in _opinions(store, [same, many], schema.queries.c.purpose == STUDY) if one.agreed]
 
 
 def opinions_of(store: Store, query_id: str) -> Opinions | None:

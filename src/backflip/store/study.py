@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import Connection, exists, func, insert, or_, select, update
 
-from backflip.data import Query
+from backflip.data import Query, digest
 from backflip.errors import ConfigError, DataError
 from backflip.store import schema
-from backflip.store.desk import KNOWN, PRACTICE, STUDY, TRIAL
+from backflip.store.desk import ADJUDICATE, DISCUSSED, KNOWN, OWN, PRACTICE, STUDY, TRIAL
 from backflip.store.people import Person
 from backflip.store.store import PAGE, Store, insert_new, insert_queries
 
@@ -181,16 +181,25 @@ class StudyBook:
             return insert_new(connection, schema.known, [_known_row(one) for one in fresh])
 
     def make_known(self, known: Known) -> None:
-        """Let the answer to a question that people were asked count as known from now on; nobody is asked it for the study any more.
+        """Let the answer to a question that people were asked count as known from now on, under an asking of its own: answers to the
+        question itself teach, and a check's do not. Nobody new is asked it for the study; whoever had it is not checked by it.
 
         Raises:
             DataError: it is known already.
         """
+        mine = replace(known, query=asked_again(known.query, KNOWN))
+        had = [known.query.id, *(asked_again(known.query, purpose).id for purpose in (ADJUDICATE, DISCUSSED))]
+        table, claims = schema.queries, schema.claims
         with self._database.transaction("durable") as connection:
-            if not insert_new(connection, schema.known, [_known_row(known)]):
+            insert_queries(connection, [mine.query], "open")
+            if not insert_new(connection, schema.known, [_known_row(mine)]):
                 raise DataError("the answer to this pair is known already")
-            mine = update(schema.queries).where(schema.queries.c.id == known.query.id)
-            connection.execute(mine.values(purpose=_purpose(known.use)))
+            connection.execute(update(table).where(table.c.id == mine.query.id).values(purpose=_purpose(known.use)))
+            asked = update(table).where(table.c.id == known.query.id, table.c.purpose == STUDY)
+            connection.execute(asked.values(purpose=ADJUDICATE))
+            whom = connection.execute(select(claims.c.person_id).where(claims.c.query_id.in_(had)).distinct()).scalars()
+            past = {"query_id": mine.query.id, "purpose": OWN, "state": "done", "since": 0.0, "until": 0.0}
+            insert_new(connection, claims, [{**past, "person_id": one} for one in whom])
 
     def question(self) -> str | None:
         """Return what the study asked last, None where it asked nothing: a check that asks something else would stand out."""
@@ -240,6 +249,12 @@ class StudyBook:
             row.query_id: Known(asked[row.query_id], tuple(row.answer), row.explanation, row.difficulty, _use(row))
             for row in rows
         }
+
+
+def asked_again(query: Query, purpose: str) -> Query:
+    """Return the asking of a question for something else, such as a talk: the same question, under an id of its own."""
+    number = 1 + int(digest([query.id, purpose])[:7], 16)
+    return replace(query, repeat=query.repeat + number, order=())
 
 
 _KNOWN_QUERIES = schema.known.join(schema.queries, schema.known.c.query_id == schema.queries.c.id)

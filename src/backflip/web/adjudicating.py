@@ -18,8 +18,9 @@ from backflip.data import Judgement, Query
 from backflip.errors import DataError
 from backflip.store.desk import ADJUDICATE, DISCUSSED
 from backflip.store.judged import choice_of
-from backflip.store.opinions import Opinions, asked_again, divided, opinions_of
+from backflip.store.opinions import Opinions, divided, opinions_of
 from backflip.store.people import Person
+from backflip.store.study import asked_again
 from backflip.web.dealing import SEEN, seen
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.judging import Desktop, desktop, may_judge, shown
@@ -50,7 +51,7 @@ def list_page(request: Request, here: Here, session: Somebody) -> Response:
     person = session.person
     found = divided(here.store) if person.state == "passed" else []
     known = set(here.book.known_ids())
-    open_ = [one for one in found if one.query.id not in known]
+    open_ = [one for one in found if one.known_id not in known]
     return show(
         request,
         "adjudicate.html",
@@ -140,7 +141,7 @@ def hidden_from(here: Place, person: Person, queries: Sequence[Query]) -> set[st
     """Return the ids of those questions whose answers somebody must not see yet: they may still be asked what they think."""
     hidden = here.desk.yet_to_come(person, [one.id for one in queries], here.book.settings().overlap)
     known = set(here.book.known_ids())
-    blind = [_pair(one.query) for one in divided(here.store) if one.query.id not in known and not one.own(person)]
+    blind = [_pair(one.query) for one in divided(here.store) if one.known_id not in known and not one.own(person)]
     return hidden | {one.id for one in queries if _pair(one) in blind}
 
 
@@ -163,7 +164,7 @@ def _check_adjudicator(here: Place, person: Person, found: Opinions) -> None:
     if found.own(person):
         wait = "once an adjudicator has judged it too and your answer can no longer be taken back"
         raise HTTPException(403, f"you judged this pair; you see what others said {wait}")
-    if found.query.id in here.book.known_ids():
+    if found.known_id in here.book.known_ids():
         raise HTTPException(403, "this pair is settled: its answer is known")
     if not _to_adjudicate(here, person, [found]):
         raise HTTPException(403, "this pair is not for you to adjudicate, or it may still come in your own queue")
@@ -210,7 +211,7 @@ def _talk(request: Request, here: Place, session: Any, found: Opinions) -> Respo
         for who, one in here.people.everybodys_acts(NOTE)
         if one["query"] == key
     ]
-    known = here.book.known_of(found.query) if key in here.book.known_ids() else None
+    known = here.book.known_of(found.query) if found.known_id in here.book.known_ids() else None
     return show(
         request,
         "talk.html",

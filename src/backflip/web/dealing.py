@@ -109,9 +109,7 @@ def _check(here: Place, person: Person, study: Study, now: float, hold: float) -
     number = sum(answered.get(purpose, 0) for purpose in QUEUE) + here.desk.held_by(person)
     drawn = _share(person.id, str(number), "check")
     if drawn < study.gold_share:
-        talked = seen(here, person)
-        fresh = [one for one in here.desk.unseen_known(person, 1 + len(talked)) if one not in talked]
-        for query_id in fresh[:1]:
+        for query_id in here.desk.unseen_known(person, 1):
             here.desk.deal(person, query_id, GOLD, now, hold)
     elif drawn < study.gold_share + study.repeat_share:
         talked = seen(here, person)
