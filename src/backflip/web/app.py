@@ -9,12 +9,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from html import escape
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -76,13 +75,11 @@ def wants_json(request: Request) -> bool:
 def _said(request: Request, status: int, text: str) -> Response:
     if wants_json(request):
         return JSONResponse({"error": text}, status)
-    if request.headers.get("hx-request"):
-        return HTMLResponse(f'<p class="error" role="alert">{escape(text)}</p>', status)
     return show(request, "message.html", status=status, title="This did not work", text=text)
 
 
 async def _to_sign_in(request: Request, error: Exception) -> Response:
-    if wants_json(request) or request.headers.get("hx-request"):
+    if wants_json(request):
         return JSONResponse({"error": "you are signed out; sign in again"}, 401)
     return RedirectResponse("/sign-in", 303)
 
