@@ -14,10 +14,11 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from backflip.data import Aid, Item, Query
-from backflip.store.desk import STUDY, Desk, Told
+from backflip.store.desk import ADJUDICATE, STUDY, Desk, Told
 from backflip.store.lineage import Lineage
 from backflip.store.people import Person
-from backflip.store.study import Known, Study
+from backflip.store.study import Known, Study, asked_again
+from backflip.web.adjudicating import NOTE
 
 from .visitors import QUIET, Served, film
 
@@ -123,6 +124,12 @@ SCENES = [
     Scene("judge-nothing", "passed", "/judge", "#question:text('Nothing')"),
     Scene("study", "olga", "/study", "table"),
     Scene("study-answered", "olga", "/study?state=answered", "table"),
+    Scene("known", "olga", "/study/known", "table"),
+    Scene("adjudicate", "olga", "/adjudicate", "section.card"),
+    Scene("adjudicate-blind", "olga", "/adjudicate/{divided}", READY),
+    Scene("talk", "olga", "/adjudicate/{talked}", "table"),
+    Scene("judge-again", "olga", "/adjudicate/{talked}/again", READY),
+    Scene("practice", "passed", "/practice", READY),
     Scene("people", "olga", "/people", "table", then=_invited),
     Scene("quality", "olga", "/quality", "table"),
     Scene("live", "olga", "/live", ".curves figure"),
@@ -211,6 +218,13 @@ def hang(served: Served) -> Gallery:
             Known(replace(pair_called("foreign"), repeat=9), (0.0, 1.0), ARABIC),
         ]
     )
+    exercise = Known(replace(pair_called("prose"), repeat=9), (1.0, 0.0), PROSE, use="practice")
+    served.book.add_known([exercise])
+    blind = asked_again(judged[3], ADJUDICATE)
+    desk.own(blind)
+    desk.deal(olga, blind.id, ADJUDICATE, now, 3600.0)
+    desk.answer(olga, Told(blind.id, (1.0, 0.0), f"{9:024x}", seconds=9.0), now)
+    served.people.note_act(olga.id, NOTE, {"query": judged[3].id, "text": f"{HOSTILE} {ARABIC} {LONG_WORD}"}, now)
     lineage, told = Lineage(served.store), served.store.judgement_events()
     reward = lineage.add_reward(f"run {HOSTILE}", "reward-1", [one for _, _, one in told], now)
     model = lineage.add_policy("20261122-control-long-name-of-a-run", f"policy {LONG_WORD[:60]}", [reward], now)
@@ -220,6 +234,6 @@ def hang(served: Served) -> Gallery:
     ]
     served.store.add_metrics("<img src=x onerror=window.canary=1>", [{**row, "phase": HOSTILE} for row in rows])
     served.book.write("instructions", f"{PROSE}\n\n{PROSE}\n\n{HOSTILE}\n\n{ARABIC}", olga.id, now)
-    ids = {"olga": olga.id, "model": model, "judgement": told[0][1]}
+    ids = {"olga": olga.id, "model": model, "judgement": told[0][1], "divided": judged[0].id, "talked": judged[3].id}
     ids |= {role: served.people.invite(role, "", now, 1.0) for role in ("owner", "labeler")}
     return Gallery(served, ids)

@@ -45,11 +45,6 @@ function scrolls(box) {
   return box.scrollHeight > box.clientHeight + 1;
 }
 
-// What scrolls must be reached by the keyboard; what does not need not be.
-function fitted() {
-  $("prompt").tabIndex = scrolls($("prompt")) ? 0 : -1;
-}
-
 function eventId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((b) => b.toString(16).padStart(2, "0")).join("");
@@ -122,7 +117,6 @@ function show(pair) {
   $("prompt").textContent = pair.prompt;
   $("prompt").hidden = !pair.prompt;
   $("prompt").scrollTop = 0;
-  fitted();
   $("pair").hidden = false;
   const lost = (part) => () => {
     part.missing = true;
@@ -328,7 +322,6 @@ $("undo").addEventListener("click", undo);
 $("differences").addEventListener("click", toggleDifferences);
 $("why").addEventListener("click", why);
 $("help").addEventListener("click", guideline);
-window.addEventListener("resize", fitted);
 window.addEventListener("online", () => outbox.send());
 outbox.send();
 fetchPairs();
