@@ -18,15 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from backflip.data import Judgement, Query
-from backflip.measures.judges import Said, noise, weights
+from backflip.measures.people import weights_of_people
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.protocols import Overseer
 from backflip.rewards.clip_answers import Answer
 from backflip.store import Store
-from backflip.store.desk import GOLD, STUDY, standing
-from backflip.store.judged import choice_of, purpose_of
+from backflip.store.desk import STUDY, standing
+from backflip.store.judged import purpose_of
 from backflip.store.people import PERSON
-from backflip.store.study import StudyBook
 
 if TYPE_CHECKING:
     from backflip.loops.ppo import PPOLoopConfig
@@ -87,24 +86,12 @@ def is_person(judge: str) -> bool:
 def person_weights(store: Store, judges: Collection[str]) -> dict[str, float]:
     """Return what each person's answers weigh, by how often they agree with known answers and with others; empty for fewer than two.
 
-    Read from everything that people said in this store, silent checks among it.
+    They are those of the page of qualities: read from everything that people said by themselves in this store, checks among it.
     """
     people = sorted({judge for judge in judges if is_person(judge)})
     if len(people) < 2:
         return {}
-    known = {one.query.id: choice_of(one.answer) for one in StudyBook(store).known()}
-    said = [
-        Said(
-            one.judge,
-            one.query_id,
-            choice_of(one.answer),
-            left_is_first=True,
-            known=known.get(one.query_id) if purpose_of(one) == GOLD else None,
-        )
-        for one in standing(store.judgements(0)[0])
-        if is_person(one.judge) and one.answer is not None and purpose_of(one) in (STUDY, GOLD)
-    ]
-    found = weights(noise(said))
+    found = weights_of_people(store)
     return {judge: found[judge] for judge in people if judge in found}
 
 

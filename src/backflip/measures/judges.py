@@ -47,6 +47,8 @@ class Said:
     """When, seconds since 1970."""
     known: int | None = None
     """The choice that is known to be right, where one is."""
+    easy: bool = False
+    """Whether whoever looks knows it: a check of attention."""
     again: bool = False
     """Whether the person judged this pair before, and was asked again with sides swapped."""
     longer: int = 0
@@ -61,6 +63,8 @@ class Worth:
     judgements: int
     known_right: Estimate | None
     """Agreement with known answers."""
+    attention: Estimate | None
+    """The same on those that whoever looks knows."""
     with_others: Estimate | None
     """Agreement with other people on the same pairs."""
     with_themselves: Estimate | None
@@ -107,6 +111,7 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
         judge,
         len(usual),
         _share(known),
+        _share([agreement(one.choice, one.known) for one in usual if one.known is not None and one.easy]),
         _share(matched),
         _share(repeated),
         _share([float(one) for one in left]),
@@ -147,11 +152,11 @@ def noise(said: Sequence[Said]) -> dict[str, float]:
     Ties say nothing here. People about whom little is known stay near the prior's 0.8; nobody falls below 1/2: somebody who is
     reliably wrong should be talked to, not read backwards.
     """
-    decided = [one for one in said if one.choice]
+    decided = [one for one in said if one.choice and not one.again]  # to agree with oneself is not to be right
     pairs: dict[tuple[str, bool], list[Said]] = {}
     for one in decided:  # apart from checks: those whose agreement made an answer known are not checked by it
         pairs.setdefault((one.pair, one.known is not None), []).append(one)
-    right = dict.fromkeys({one.judge for one in decided}, PRIOR[0] / sum(PRIOR))
+    right = dict.fromkeys({one.judge for one in said if one.choice}, PRIOR[0] / sum(PRIOR))
     for _ in range(ROUNDS):
         first: dict[tuple[str, bool], float] = {}
         for pair, each in pairs.items():

@@ -15,7 +15,7 @@ from backflip.store import schema
 from backflip.store.desk import GOLD, QUEUE, REPEAT, STUDY, TRIAL, standing
 from backflip.store.people import PERSON
 from backflip.store.store import PAGE, Store
-from backflip.store.study import StudyBook
+from backflip.store.study import Known, StudyBook
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Judged:
     judgement: Judgement
     known: tuple[float, ...] | None
     """Shares of the items as stored that are known to be right."""
+    easy: bool = False
+    """Whether that is so easy that whoever looks is right: a check of attention."""
 
     @property
     def pair(self) -> str:
@@ -71,7 +73,7 @@ def judged_by_people(store: Store) -> list[Judged]:
     checked alone: whoever's agreement made it known would always be right.
     """
     found: list[Judged] = []
-    known: Mapping[str, tuple[float, ...]] = {one.query.id: one.answer for one in StudyBook(store).known()}
+    known: Mapping[str, Known] = {one.query.id: one for one in StudyBook(store).known()}
     events = standing([one for one in store.judgements(0)[0] if one.judge.startswith(PERSON)])
     events = [one for one in events if purpose_of(one) in QUEUE]
     for start in range(0, len(events), PAGE):
@@ -79,7 +81,8 @@ def judged_by_people(store: Store) -> list[Judged]:
         queries = store.queries_by_id([one.query_id for one in part])
         for one in part:
             right = known.get(one.query_id) if purpose_of(one) in (GOLD, TRIAL) else None
-            found.append(Judged(queries[one.query_id], one, right))
+            answer = None if right is None else right.answer
+            found.append(Judged(queries[one.query_id], one, answer, right is not None and right.difficulty == "easy"))
     return [one for one in found if one.query.kind == "compare" and len(one.query.items) == 2]
 
 

@@ -14,7 +14,8 @@ from fastapi import APIRouter, Request, Response
 from backflip.data import Estimate, Judgement
 from backflip.measures.discussion import Talk, talk
 from backflip.measures.judges import ENOUGH, Said, Worth, alpha, between, noise, people_pairs, weights, worth
-from backflip.store.judged import Judged, choice_of, judged_by_people
+from backflip.measures.people import said_of
+from backflip.store.judged import choice_of, judged_by_people
 from backflip.store.opinions import Opinions, divided
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
@@ -82,25 +83,6 @@ def quality(here: Place) -> Quality:
         len(disputed),
         _talk(disputed, rng),
         max(0, len(pairs) - MOST_PAIRS_OF_PEOPLE),
-    )
-
-
-def said_of(one: Judged) -> Said:
-    """Return what a measure needs of a judgement."""
-    assert one.judgement.answer is not None
-    lengths = [len(item.content) for item in one.query.items]
-    gap = lengths[one.first] - lengths[1 - one.first]
-    texts = all(item.media == "text" for item in one.query.items)
-    return Said(
-        judge=one.judgement.judge,
-        pair=one.pair,
-        choice=one.choice(one.judgement.answer),
-        left_is_first=one.shown[0] == one.first,
-        seconds=one.judgement.seconds,
-        at=one.judgement.created,
-        known=None if one.known is None else one.choice(one.known),
-        again=one.again,
-        longer=0 if not texts or gap == 0 else 1 if gap > 0 else -1,
     )
 
 
