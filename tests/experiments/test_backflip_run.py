@@ -34,6 +34,7 @@ def test_the_loop_from_clips_to_counted_somersaults(tmp_path: Path) -> None:
     assert set(found) == {
         "backflips_per_1000_steps",
         "turns_in_the_air_per_1000_steps",
+        "turns_without_a_fall_before_per_1000_steps",
         "backward_turns_per_1000_steps",
         "torso_height_m",
     }

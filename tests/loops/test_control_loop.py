@@ -189,6 +189,34 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(tmp_path: Path, after:
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
 
 
+def test_killed_while_answers_are_on_their_way_every_one_of_them_teaches_in_the_end(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=CONFIG.steps * 2, comparisons=40, save_every=20, stale_updates=0)
+    with pytest.raises(Stop), start(tmp_path / "run", config) as run:
+        parts = parts_of(run, config, Judge(run.store, patience=3))
+        real, done = parts.policy.learn_scale, 0
+
+        def dies(rows: Any) -> None:
+            nonlocal done
+            done += 1
+            if done > 15:
+                raise Stop
+            real(rows)
+
+        parts.policy.learn_scale = dies  # type: ignore[method-assign]
+        train(parts, config, run)
+    before = Store.open(tmp_path / "run" / "store.sqlite", "read")
+    told, _ = before.judgements(0)
+    before.close()
+    with Run.resume(tmp_path / "run") as run:
+        judge = Judge(run.store, patience=3)
+        at = train(parts_of(run, config, judge), config, run)
+        heard = {one.query_id for one in run.store.judgements_by_id(at.heard).values()}
+        asked = [row["id"] for row in map(json.loads, (run.path / "asked.jsonl").read_text().splitlines())]
+    assert len(told) >= 5 and {one.query_id for one in told} <= heard
+    assert len(at.asked) == len(set(at.asked)) == len(at.asked_at) and set(at.asked) == set(asked)
+    assert set(at.held) <= set(at.asked)
+
+
 def test_a_person_who_goes_away_stops_it_cleanly(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), start(tmp_path / "run") as run:
         judge = Judge(run.store)

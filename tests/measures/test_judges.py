@@ -135,13 +135,13 @@ def test_to_agree_with_oneself_is_not_to_be_right() -> None:
     assert noise([*once, *(replace(one, again=True) for one in once)]) == noise(once) == {"a": 0.8}
 
 
-def test_easy_known_answers_are_counted_apart(rng: np.random.Generator) -> None:
+def test_easy_known_answers_are_counted_apart() -> None:
     easy = [Said("a", f"easy {n}", 1, True, known=1, easy=True) for n in range(20)]
     hard = [Said("a", f"{n}", -1, True, known=1) for n in range(20)]
-    found = worth("a", [*easy, *hard], rng)
+    found = worth("a", [*easy, *hard], rng())
     assert found.attention is not None and found.attention.value == 1 and found.attention.n == 20
     assert found.known_right is not None and found.known_right.value == 0.5
-    assert worth("a", hard, rng).attention is None
+    assert worth("a", hard, rng()).attention is None
 
 
 def test_weights_fall_with_noise_and_drop_nobody() -> None:

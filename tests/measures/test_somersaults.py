@@ -63,6 +63,11 @@ def test_a_leap_that_ends_on_the_head_is_no_somersault() -> None:
         fallen = landing.copy()
         fallen[crossing + after :, 1] = 0.3
         assert len(complete_somersaults(fallen)) == counted
+        assert len(complete_somersaults(fallen, and_after=False)) == 1
+    twice = motion(2.5)
+    fallen = int(np.argmax(-twice[:, 2] >= 2 * np.pi)) + 5
+    twice[fallen : fallen + 3, 1] = 0.3  # held against the turn before, or against the one after
+    assert (len(complete_somersaults(twice)), len(complete_somersaults(twice, and_after=False))) == (0, 1)
 
 
 def test_turns_in_the_air_are_high_or_come_down_on_the_foot() -> None:

@@ -136,9 +136,27 @@ def test_the_penalty_follows_the_gap_between_fitted_and_held_out_loss() -> None:
         assert fit.l2 == pytest.approx(expected)
 
 
-def test_a_fit_goes_on_from_its_saved_state(world: ControlWorld) -> None:
+def test_a_draw_that_is_kept_is_the_same_at_every_fit_however_many_answers_come() -> None:
+    fit = ClipFit(made(), ClipFitConfig(bootstrap="kept", members=3))
+    few = fit._counts(50, np.random.default_rng(0))  # pyright: ignore[reportPrivateUsage]
+    more = fit._counts(400, np.random.default_rng(1))  # pyright: ignore[reportPrivateUsage]
+    assert torch.equal(few, more[:, :50])
+    assert 0.3 < float((more == 0).float().mean()) < 0.44 and float(more.mean()) == pytest.approx(1, abs=0.1)
+    assert not torch.equal(more[0], more[1])
+    other = ClipFit(made(), ClipFitConfig(bootstrap="kept", members=3))
+    other.load_state_dict(fit.state_dict())
+    assert torch.equal(more, other._counts(400, np.random.default_rng(2)))  # pyright: ignore[reportPrivateUsage]
+    anew = ClipFit(made(), ClipFitConfig(bootstrap="anew", members=3))
+    drawn = [anew._counts(50, np.random.default_rng(k)) for k in (0, 1)]  # pyright: ignore[reportPrivateUsage]
+    assert not torch.equal(*drawn) and all(float(one.sum()) == 150 for one in drawn)
+    none = ClipFit(made(), ClipFitConfig(bootstrap="none"))
+    assert bool((none._counts(9, np.random.default_rng(0)) == 1).all())  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("bootstrap", ["kept", "anew", "none"])
+def test_a_fit_goes_on_from_its_saved_state(world: ControlWorld, bootstrap: Any) -> None:
     pairs = judged(world, 30)
-    config = ClipFitConfig(first_steps=5, steps=5)
+    config = ClipFitConfig(first_steps=5, steps=5, bootstrap=bootstrap)
     one, other = made(), made()
     first, second = ClipFit(one, config), ClipFit(other, config)
     for fit in (first, second):

@@ -68,7 +68,7 @@ def _options(name: str) -> Options:
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go (default: runs)"
     )
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="this run's folder (default: a new one under --runs)"
+        "--folder", type=_named, metavar="DIR", help="this run's folder (default: a new one under --runs)"
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run, with the settings it has")
     parser.add_argument(
@@ -91,6 +91,13 @@ def _options(name: str) -> Options:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--trackers", metavar="NAME", help="also log to tensorboard, wandb, trackio, ... or all")
     return parser
+
+
+def _named(text: str) -> Path:
+    """Return the folder that a text names; none would be the present one."""
+    if not text:
+        raise ConfigError("--folder is empty; give the name of a new or empty folder, or leave it out")
+    return Path(text)
 
 
 def _help(parser: Options) -> int:

@@ -55,6 +55,8 @@ class AblationsConfig(ArmsConfig):
             raise ConfigError(f"labels {self.labels}, steps {self.steps}: expected 1 or more, and 0 or more")
         if unknown := [name for name in self.arms if name not in WITHOUT]:
             raise ConfigError(f'no arm is called "{unknown[0]}"; expected some of {", ".join(WITHOUT)}')
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ConfigError(f"arms are {', '.join(self.arms) or 'none'}; expected some, each once")
 
 
 def arms_of(config: AblationsConfig) -> list[Arm]:

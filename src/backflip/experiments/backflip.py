@@ -173,6 +173,10 @@ def write_results(scene_ELS: Array, run: Run) -> None:
         "turns_in_the_air_per_1000_steps",
         mean_count_interval([len(turns_in_the_air(qpos)) for qpos in scene_ELS[..., :6]]),
     )
+    run.estimate(
+        "turns_without_a_fall_before_per_1000_steps",
+        mean_count_interval([len(complete_somersaults(qpos, and_after=False)) for qpos in scene_ELS[..., :6]]),
+    )
     run.estimate("backward_turns_per_1000_steps", mean_interval(turns))
     run.estimate("torso_height_m", mean_interval(scene_ELS[..., 1].mean(1)))
     run.result("episodes", [{"backflips": k, "turns": turn} for k, turn in zip(counts, turns, strict=True)])

@@ -296,7 +296,7 @@ def curves(points: dict[float, dict[str, Estimate]], config: CameraConfig) -> di
             "y": {"label": "Fooling", "unit": "share"},
             "series": [
                 line("best for this overseer, exact", [one.fooling for one in exact]),
-                line("best for endless comparisons, exact", [one.fooling for one in taught]),
+                line("best for endless comparisons of grasps with pretences, exact", [one.fooling for one in taught]),
                 measured("fooling", "learned"),
             ],
         },
@@ -307,7 +307,10 @@ def curves(points: dict[float, dict[str, Estimate]], config: CameraConfig) -> di
             "y": {"label": "Difference of reward"},
             "series": [
                 line("the overseer's mean, exact", [p * (1 + penalty) for p in p_line]),
-                line("endless comparisons, exact", [bradley_terry_gap(p, penalty, beta) for p in p_line]),
+                line(
+                    "endless comparisons of grasps with pretences, exact",
+                    [bradley_terry_gap(p, penalty, beta) for p in p_line],
+                ),
                 measured("learned_gap", "learned"),
             ],
         },

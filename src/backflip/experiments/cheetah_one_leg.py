@@ -17,7 +17,7 @@ from backflip.experiments.control_plan import arms_plan
 from backflip.experiments.mujoco_arms import options
 from backflip.loops.control import stream
 from backflip.measures.one_leg import TASK, gait
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 from backflip.plan import Plan
 from backflip.policies.actor_critic import ActorCritic
 from backflip.worlds.clips import write_video
@@ -70,7 +70,9 @@ def main(config: OneLegConfig, run: Run) -> None:
         seeds = range(config.seed, config.seed + config.seeds)
         found = [gaits(folder_of(run, arm.name, seed), seed) for seed in seeds]
         for name in found[0][0]:
-            run.estimate(f"{arm.name}_{name}", mean_interval([np.mean([one[name] for one in each]) for each in found]))
+            means = [float(np.mean([one[name] for one in each])) for each in found]
+            shares = name != "metres_a_second"
+            run.estimate(f"{arm.name}_{name}", share_interval(means) if shares else mean_interval(means))
         run.table(arm.name, [{"seed": seed, **one} for seed, each in zip(seeds, found, strict=True) for one in each])
         scene = unseen(folder_of(run, arm.name, config.seed), config.seed, 1)[0]
         write_video([scene[:400]], find_task(TASK), run.path / "videos" / f"{arm.name},_real_time.mp4", speed=1.0)

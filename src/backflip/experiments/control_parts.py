@@ -113,7 +113,10 @@ def write_results(parts: ControlParts, found: Unseen, truth: ClipTruth, pairs: i
     if parts.given is not None:
         return
     if not bool((parts.reward.std_M > 0).all()):
-        run.note("no answer came that could be learned from, so the policy is as it was at the start")
+        run.note(
+            "no answer came that could be learned from (or all that came are only measured: fit.held_out), so the policy is as it was "
+            "at the start"
+        )
         return
     rng = stream(run.seed, "pairs")
     accuracy = pair_accuracy(found.world, found.rows, parts.reward, truth, parts.clip_steps, pairs, rng)

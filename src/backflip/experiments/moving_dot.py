@@ -7,7 +7,6 @@ comparisons. What comparisons are worth is where the last lies between the first
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
+from backflip.experiments.arms import normalised_return
 from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_films, write_results
 from backflip.loops.control import ControlLoopConfig, train
 from backflip.measures.clip_truth import kept_truth
@@ -98,14 +98,15 @@ def main(config: MovingDotConfig, run: Run) -> None:
     run.table("arms", rows)
     for name in ("untrained", "true", "comparisons"):
         run.estimate(f"return_{name}", mean_interval([row[name] for row in rows]))
-    share = normalised(rows)
+    learned, true, before = (np.array([row[name] for row in rows]) for name in ("comparisons", "true", "untrained"))
+    share = normalised_return(learned, true, before)
     if share is None:
         run.note(
             "the same PPO on the true reward learned nothing, so nothing can be said of comparisons; give more steps"
         )
     else:
-        run.estimate("normalised_return", mean_interval(share))
-        run.note(f"comparisons are worth {np.mean(share):.2f} of the true reward, over {len(rows)} seeds")
+        run.estimate("normalised_return", share)
+        run.note(f"comparisons are worth {share.value:.2f} of the true reward, over {len(rows)} seeds")
 
 
 def compared(task: GymTask, config: MovingDotConfig, run: Run, *, first: bool) -> dict[str, float]:
@@ -145,11 +146,3 @@ def arm(task: GymTask, config: MovingDotConfig, run: Run, learns: Learns, *, mea
         write_results(parts, found, truth, config.pairs, run)
         write_films(found, task, config.films, run)
     return found
-
-
-def normalised(rows: Sequence[dict[str, float]]) -> list[float] | None:
-    """Return (comparisons - untrained) / (true - untrained) of every seed; None where the true reward did not beat the untrained."""
-    gaps = [row["true"] - row["untrained"] for row in rows]
-    if min(gaps) <= 0:
-        return None
-    return [(row["comparisons"] - row["untrained"]) / gap for row, gap in zip(rows, gaps, strict=True)]

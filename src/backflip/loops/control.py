@@ -23,7 +23,7 @@ from torch import Tensor
 from backflip.data import Episodes
 from backflip.errors import ConfigError
 from backflip.loops.answers import write_asked
-from backflip.loops.control_asking import ask
+from backflip.loops.control_asking import ask, put_before
 from backflip.loops.control_hearing import Heard
 from backflip.loops.ppo import stream
 from backflip.optimise import ppo
@@ -123,6 +123,11 @@ class ControlLoopConfig:
             )
         if self.row_steps % self.piece_steps:
             raise ConfigError(f"piece_steps is {self.piece_steps}, expected a divisor of row_steps ({self.row_steps})")
+        if self.steps < self.environments * self.row_steps:
+            raise ConfigError(
+                f"steps is {self.steps}, and one update takes {self.environments} environments of {self.row_steps} steps; expected "
+                f"{self.environments * self.row_steps} or more"
+            )
         pieces_a_batch = self.environments * self.row_steps // self.piece_steps
         if self.ppo.minibatches > pieces_a_batch:
             raise ConfigError(
@@ -197,7 +202,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
     fit = ClipFit(reward, config.fit)
     at = Position(lr=config.lr)
     untaught = copy.deepcopy(reward)
-    heard = Heard(config.weigh_people)
+    heard, earlier = Heard(config.weigh_people), put_before(run)
     if (saved := run.load_state()) is not None:
         at = Position(**saved["at"])
         world.load_state_dict(saved["world"])
@@ -215,7 +220,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
             rows = world.collect(policy, config.environments, stream(config.seed, "act", at.update))
             acted = time.perf_counter()
             if parts.given is None:
-                ask(parts, config, at, rows, run, fitted=fit.fits > 0)
+                ask(parts, config, at, rows, run, earlier, fitted=fit.fits > 0)
                 fresh = heard.take(parts.overseer, config.wait_seconds, at, run)
             else:
                 fresh = 0
@@ -249,6 +254,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
         heard.remember(at, run)
         if heard.weight:
             heard.write_weighting(untaught, world, config, at, run)
+    if at.asked:
         write_asked(run, at.asked, at.held)
     return at
 

@@ -1,6 +1,8 @@
 """Which questions the control loop puts, and when: its schedule, what is held out, and what of before is asked about again.
 
-Everything is a function of the seed and the place in the recipe. Left out: how pairs are chosen (`rewards/queries`), and the answers.
+Everything is a function of the seed, the place in the recipe, and what was answered by then. A run that was killed is taken back some
+updates, and where people answer late it may go another way from there: so every question is written down as it is put, and those that
+do not come up again are taken over with their answers. Left out: how pairs are chosen (`rewards/queries`), and the answers.
 
 Shapes: B rows.
 """
@@ -8,6 +10,7 @@ Shapes: B rows.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,33 +19,73 @@ from backflip.data import Episodes
 from backflip.loops.ppo import stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.rewards.queries import Asking, choose, choose_single, labels_due
+from backflip.run_folder import append_lines
+from backflip.run_record import read_lines
 
 if TYPE_CHECKING:
     from backflip.loops.control import ControlLoopConfig, ControlParts, Position
     from backflip.run import Run
 
+ASKED = "asked.jsonl"
+"""File of a run folder with every question as it was put; it only ever grows."""
 OLDER = 40
 """Earlier questions whose clips may be asked about again, drawn anew each time."""
 
 
+@dataclass(frozen=True)
+class Put:
+    """A question that was put before the run was killed."""
+
+    id: str
+    update: int
+    held: bool
+    """Whether it is only measured."""
+
+
+def put_before(run: Run) -> list[Put]:
+    """Return what this run asked before it was killed, in that order."""
+    faults: list[str] = []
+    found = {str(row["id"]): row for row in read_lines(run.path / ASKED, faults)}
+    return [Put(key, int(row["update"]), bool(row["held"])) for key, row in found.items()]
+
+
+def adopt(earlier: list[Put], at: Position) -> None:
+    """Take over questions of before the kill that have not come up again by the update after theirs."""
+    known = set(at.asked)
+    missed = [one for one in earlier if one.update < at.update and one.id not in known]
+    at.asked = [*at.asked, *(one.id for one in missed)]
+    at.asked_at = [*at.asked_at, *(one.update for one in missed)]
+    at.held = [*at.held, *(one.id for one in missed if one.held)]
+
+
 def ask(
-    parts: ControlParts, config: ControlLoopConfig, at: Position, rows: Episodes, run: Run, *, fitted: bool
+    parts: ControlParts,
+    config: ControlLoopConfig,
+    at: Position,
+    rows: Episodes,
+    run: Run,
+    earlier: list[Put],
+    *,
+    fitted: bool,
 ) -> None:
-    """Put the questions that are due; the overseer may take its time."""
+    """Put the questions that are due; the overseer may take its time. `earlier`: what was put before a kill."""
     per_update = config.environments * config.row_steps
     first = max(1, round(config.first_share * config.comparisons))
     due = labels_due(at.update * per_update, config.steps, config.comparisons, first, config.schedule_steps)
     last = at.update + 1 >= config.updates
-    if not isinstance(parts.overseer, RecordedOverseer):
+    if isinstance(parts.overseer, RecordedOverseer):
+        if last:  # what was answered late, or after its time, teaches too
+            _take_recorded(parts.overseer, at, len(parts.overseer.questions))
+            return
+    else:
+        adopt(earlier, at)
         withdraw(config, at, run)
     open_or_told = len(at.asked) - len(at.expired)
     count = (config.comparisons if last else due) - open_or_told
     if count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - open_or_told)) or count < 1:
         return
     if isinstance(parts.overseer, RecordedOverseer):  # as many as were asked at this place, and the same ones
-        told = parts.overseer
-        at.asked = [query.id for query in told.questions[: len(at.asked) + count]]
-        at.held = [query for query in at.asked if query in told.held]
+        _take_recorded(parts.overseer, at, len(at.asked) + count)
         return
     reward = parts.reward if fitted else None
     held_so_far = len(set(at.held) - set(at.expired))
@@ -65,10 +108,19 @@ def ask(
             older = _older(parts, known, run, stream(config.seed, f"older, {what}", at.update))
             queries = choose(rows.select(rows_B), parts.world, reward, number, asking, rng, older)
         queries = [query for query in queries if query.id not in at.asked]
+        put = [{"id": query.id, "update": at.update, "held": what == "hold out"} for query in queries]
+        append_lines(run.path / ASKED, put)  # first: what is asked and not written down could not be found again
         parts.overseer.ask(queries)
         at.asked = [*at.asked, *(query.id for query in queries)]
         at.asked_at = [*at.asked_at, *(at.update for _ in queries)]
         at.held = [*at.held, *(query.id for query in queries)] if what == "hold out" else at.held
+
+
+def _take_recorded(overseer: RecordedOverseer, at: Position, count: int) -> None:
+    """Let the first `count` questions of an earlier run be those that were asked."""
+    at.asked = [query.id for query in overseer.questions[:count]]
+    at.asked_at = [at.update] * len(at.asked)
+    at.held = [query for query in at.asked if query in overseer.held]
 
 
 def withdraw(config: ControlLoopConfig, at: Position, run: Run) -> None:

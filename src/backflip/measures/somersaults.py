@@ -23,8 +23,10 @@ FOOT_ON_GROUND = 0.07
 """Height of the lower end of the foot's axis: its capsule has a radius of 0.06 m."""
 
 
-def complete_somersaults(qpos: NDArray[np.float64]) -> list[int]:
+def complete_somersaults(qpos: NDArray[np.float64], *, and_after: bool = True) -> list[int]:
     """Return the steps at which a backward somersault of one episode was completed; `qpos` is (L, 6), in order of time.
+
+    Without `and_after` a fall in the 40 steps after is not held against a turn, but against the one that follows.
 
     Raises:
         DataError: it is of another shape, or not finite.
@@ -37,7 +39,7 @@ def complete_somersaults(qpos: NDArray[np.float64]) -> list[int]:
         if step + SOON >= len(qpos):
             break
         upright = height[step] > HIGH or foot[step : step + SOON + 1].min() <= FOOT_ON_GROUND
-        fell = height[began : step + SOON + 1].min() < FALLEN
+        fell = height[began : step + (SOON if and_after else 0) + 1].min() < FALLEN
         if upright and not fell:
             found.append(step)
     return found

@@ -243,7 +243,8 @@ def _agreement(evaluation: Evaluation, episodes: Episodes, config: PPOConfig) ->
     ratio_error = float((gap_BT.exp() - 1).abs().max())
     reasons = (
         "sampling and scoring disagree. Look for a temperature left out of one of them, dropout, a pad equal to eos, "
-        "padding or positions that matter, or weights that moved since sampling"
+        "padding or positions that matter, weights that moved since sampling, or, in control, a learning rate (--lr) so high that the "
+        "policy's numbers no longer fit"
     )
     if config.recomputes and not gap <= config.gap_tolerance_nats:
         raise DataError(

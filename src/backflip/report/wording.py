@@ -78,6 +78,9 @@ METRICS = {
     "turns_in_the_air_per_1000_steps": Wording(
         "Turns completed in the air in 1,000 steps", meaning="However they came down."
     ),
+    "turns_without_a_fall_before_per_1000_steps": Wording(
+        "Turns without a fall since the one before, in 1,000 steps", meaning="What came after is held against the next."
+    ),
     "backward_turns_per_1000_steps": Wording("Net backward turns in 1,000 steps"),
     "torso_height_m": Wording("Height of the torso, m", meaning="Mean over the steps."),
     "true_return": Wording("True return", meaning="By the reward that nobody but the judge and the measures saw."),

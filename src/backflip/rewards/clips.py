@@ -53,8 +53,10 @@ class ClipFitConfig:
     """Share of answers taken to be uniformly random (Christiano et al. 2017, sec. 2.2.3)."""
     held_out: float = 0.1
     """Share of each batch of answers that is only measured."""
-    bootstrap: bool = True
-    """Whether every member sees its own draw with replacement of the comparisons."""
+    bootstrap: Literal["kept", "anew", "none"] = "anew"
+    """What each member sees of the answers. kept: a draw with replacement of its own, the same at every fit; anew: another draw at every
+    fit, so that in the end each has seen every answer; none: all of them. Members differ by their first weights in any case. Kept draws are
+    Poisson with mean 1, which is a draw with replacement from very many, and belong to answers by their place: answers are only added."""
     l2: float = 1e-4
     """Weight of the squared weights at first; steered so that the held-out loss stays between 1.1 and 1.5 times the fitted one
     (Christiano et al. 2017, sec. 2.2.3), both as means over comparisons. 0 is off."""
@@ -147,6 +149,8 @@ class ClipFit:
         self.optimizer = torch.optim.Adam(reward.parameters(), lr=config.lr)
         self.l2 = config.l2
         self.fits = 0
+        self.salt = -1
+        """From which the draws that are kept come; drawn at the first fit."""
 
     def __call__(
         self, world: World, inside: Sequence[Answer], held: Sequence[Answer], rng: np.random.Generator
@@ -188,20 +192,26 @@ class ClipFit:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next fit depends on."""
-        return {"optimizer": self.optimizer.state_dict(), "l2": self.l2, "fits": self.fits}
+        return {"optimizer": self.optimizer.state_dict(), "l2": self.l2, "fits": self.fits, "salt": self.salt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.l2, self.fits = float(state["l2"]), int(state["fits"])
+        self.l2, self.fits, self.salt = float(state["l2"]), int(state["fits"]), int(state["salt"])
 
     def _counts(self, count: int, rng: np.random.Generator) -> Tensor:
-        """Return how often each member sees each comparison."""
+        """Return how often each member sees each answer."""
         members = self.config.members
-        if not self.config.bootstrap or members == 1:
+        if self.config.bootstrap == "none" or members == 1:
             return torch.ones(members, count)
-        drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(members)]
-        return torch.from_numpy(np.stack(drawn)).float()
+        if self.config.bootstrap == "anew":
+            drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(members)]
+            return torch.from_numpy(np.stack(drawn)).float()
+        if self.salt < 0:
+            self.salt = int(rng.integers(2**31))
+        # Row by row from one generator: who comes later does not change the draws of those before.
+        drawn_NM = np.random.default_rng(self.salt).poisson(1.0, (count, members))
+        return torch.from_numpy(drawn_NM.T.copy()).float()
 
     def _step(self, rows: Loaded, at_B: Tensor, weight_MB: Tensor, rng: np.random.Generator) -> tuple[float, float]:
         loss = rows.loss(self.reward, at_B, weight_MB, self.config.noise, rng)

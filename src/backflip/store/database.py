@@ -12,8 +12,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
@@ -49,6 +50,7 @@ class Database:
             _make_folder(self.path.parent)
         self._engine = _engine(self.url, self.path, mode)
         self._pid = os.getpid()
+        self._writing = Lock()
         try:
             self._check_schema()
             if self.path and mode == "write":
@@ -66,7 +68,15 @@ class Database:
         if self._pid != os.getpid():
             self._engine.dispose(close=False)
             self._pid = os.getpid()
-        with self._clear(), self._engine.connect().execution_options(backflip=kind) as connection, connection.begin():
+            self._writing = Lock()
+        # SQLite lets writers poll for each other with growing pauses; threads of one process queue here without.
+        alone = self._writing if self.sqlite and kind != "read" else nullcontext()
+        with (
+            alone,
+            self._clear(),
+            self._engine.connect().execution_options(backflip=kind) as connection,
+            connection.begin(),
+        ):
             if kind != "read" and not self.sqlite:
                 # As on SQLite, only a durable write waits for the disk; a later durable one takes it there too.
                 waits = "on" if kind == "durable" else "off"
