@@ -69,8 +69,9 @@ class Database:
             self._engine.dispose(close=False)
             self._pid = os.getpid()
             self._writing = Lock()
-        # SQLite lets writers poll for each other with growing pauses; threads of one process queue here without.
-        alone = self._writing if self.sqlite and kind != "read" else nullcontext()
+        # One writes at a time in any case. SQLite's writers poll for each other with growing pauses, PostgreSQL's hold a connection each:
+        # threads of one process queue here without.
+        alone = self._writing if kind != "read" else nullcontext()
         with (
             alone,
             self._clear(),
