@@ -103,6 +103,8 @@ class Judgement:
     seconds: float | None = None
     """How long judging took, or None where nobody measured."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stored_id: str = field(default="", compare=False, repr=False)
+    """The id under which a store keeps it, empty where none does yet: the hash of what it said at first, whatever was erased since."""
 
     def __post_init__(self) -> None:
         if self.answer is None:

@@ -151,12 +151,6 @@ def test_the_moving_dot_compares_three_arms_on_the_same_seeds(tmp_path: Path) ->
     assert sorted(path.name for path in (tmp_path / "run" / "arms").iterdir()) == ["comparisons_1", "true_0", "true_1"]
 
 
-def test_the_normalised_return_is_where_comparisons_lie_and_void_without_a_yardstick() -> None:
-    row = {"seed": 0.0, "untrained": -1.0, "true": 9.0, "comparisons": 4.0}
-    assert moving_dot.normalised([row]) == [0.5]
-    assert moving_dot.normalised([row, row | {"true": -1.0}]) is None
-
-
 def test_a_fresh_policy_is_that_with_which_a_run_begins() -> None:
     config = moving_dot.MovingDotConfig()
     task = moving_dot.gym_task(moving_dot.NAME)

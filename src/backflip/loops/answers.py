@@ -39,8 +39,9 @@ def gather(
     overseer: Overseer, questions: Sequence[Query], config: PPOLoopConfig, run: Run
 ) -> tuple[list[Judgement], int]:
     """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
-    wanted = {query.id for query in questions}
+    wanted, found = {query.id for query in questions}, dict[str, list[Judgement]]()
     heard: list[Judgement] = []
+    each = answers_each(overseer)
     cursor, began = 0, time.monotonic()
     with run.progress.phase("ask the overseer", total=len(wanted)) as bar:
         overseer.ask(questions)
@@ -49,13 +50,20 @@ def gather(
             judgements, cursor = overseer.answers(cursor, wait=min(1.0, max(0.0, left)))
             heard += judgements
             before = len(wanted)
-            wanted -= {judgement.query_id for judgement in judgements}
+            for judgement in judgements:
+                take_in(found, judgement)
+            wanted -= {one.query_id for one in judgements if len(found.get(one.query_id, ())) >= each}
             bar.advance(before - len(wanted))
             if not wanted or left <= 0 or isinstance(overseer, RecordedOverseer):
                 break
             if getattr(overseer, "stopped", False):  # the person went away: what is asked stays in the store
                 raise KeyboardInterrupt
     return answers_to(questions, heard), len(heard)
+
+
+def answers_each(overseer: Overseer) -> int:
+    """Return how many answers to each question are waited for: as many as the study gives it to people, else one."""
+    return int(getattr(overseer, "answers_each", 1))
 
 
 def answers_to(questions: Sequence[Query], judgements: Sequence[Judgement]) -> list[Judgement]:

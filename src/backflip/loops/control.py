@@ -255,6 +255,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
         if heard.weight:
             heard.write_weighting(untaught, world, config, at, run)
     if at.asked:
+        run.store.expire(at.asked)  # what is still open would teach nothing any more
         write_asked(run, at.asked, at.held)
     return at
 

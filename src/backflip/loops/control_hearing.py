@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backflip.data import Judgement
-from backflip.loops.answers import person_weights, take_in, weighed, what_weighting_changed, write_weighting
+from backflip.loops.answers import (
+    answers_each,
+    person_weights,
+    take_in,
+    weighed,
+    what_weighting_changed,
+    write_weighting,
+)
 from backflip.loops.ppo import stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.protocols import Overseer
@@ -65,7 +72,8 @@ class Heard:
         end = time.monotonic() + (0.0 if isinstance(overseer, RecordedOverseer) else wait_seconds)
         self._listen(overseer, 0.0)
         awaited = set(at.asked) - set(at.expired)
-        while (left := end - time.monotonic()) > 0 and not all(query in self.answers for query in awaited):
+        each = answers_each(overseer)
+        while (left := end - time.monotonic()) > 0 and any(len(self.answers.get(one, ())) < each for one in awaited):
             self._listen(overseer, left)
             if getattr(overseer, "stopped", False):
                 break

@@ -269,6 +269,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
     if reward is None:
         raise DataError("the run holds no reward model although it is past its last round; start a new run")
     Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
+    run.store.expire(at.asked)  # what is still open would teach nothing any more
     write_asked(run, at.asked)
     return Trained(reward, at.fits, pairs, counts, reference, at.episodes, at.tokens)
 

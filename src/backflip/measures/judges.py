@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backflip.data import Estimate
-from backflip.measures.stats import mean_interval, share_interval, wilson
+from backflip.measures.stats import share_interval, wilson
 
 ENOUGH = 10
 """Judgements below which nothing is said of them."""
-DRAWS = 1000
+DRAWS, MANY = 1000, 500
 ROUNDS = 100
 """Steps of the estimate of everybody's noise; it has settled long before."""
 PRIOR = (4.0, 1.0)
@@ -88,7 +88,7 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
     """Return what one person's judgements are worth, beside everybody's."""
     mine = sorted((one for one in said if one.judge == judge), key=lambda one: one.at)
     usual = [one for one in mine if not one.again]
-    others = _by_pair([one for one in said if one.judge != judge and not one.again])
+    others = _by_pair([one for one in said if one.judge != judge and not one.again and one.known is None])
     earlier: dict[str, int] = {}
     repeated: list[float] = []
     for one in mine:
@@ -123,7 +123,10 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
 
 def between(first: str, second: str, said: Sequence[Said], rng: np.random.Generator) -> dict[str, Estimate | None]:
     """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices."""
-    one, two = ({s.pair: s.choice for s in said if s.judge == who and not s.again} for who in (first, second))
+    one, two = (
+        {s.pair: s.choice for s in said if s.judge == who and not s.again and s.known is None}
+        for who in (first, second)
+    )
     both = sorted(set(one) & set(two))
     a_P, b_P = (np.array([each[pair] for pair in both], dtype=np.int64) for each in (one, two))
     agree = [agreement(one[pair], two[pair]) for pair in both]
@@ -132,7 +135,11 @@ def between(first: str, second: str, said: Sequence[Said], rng: np.random.Genera
 
 def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | None, str]:
     """Return Krippendorff's alpha over everybody (nominal, missing data allowed), and why there is none where there is none."""
-    pairs = {pair: each for pair, each in _by_pair([one for one in said if not one.again]).items() if len(each) > 1}
+    pairs = {
+        pair: each
+        for pair, each in _by_pair([one for one in said if not one.again and one.known is None]).items()
+        if len(each) > 1
+    }
     if len(pairs) < ENOUGH:
         return None, f"only {len(pairs)} pairs were judged by two people or more; {ENOUGH} are needed"
     judges = sorted({one.judge for each in pairs.values() for one in each})
@@ -152,7 +159,8 @@ def noise(said: Sequence[Said]) -> dict[str, float]:
     Ties say nothing here. People about whom little is known stay near the prior's 0.8; nobody falls below 1/2: somebody who is
     reliably wrong should be talked to, not read backwards.
     """
-    decided = [one for one in said if one.choice and not one.again]  # to agree with oneself is not to be right
+    # To agree with oneself is not to be right; and whoever chooses where both are known to be equal is neither right nor wrong by one choice.
+    decided = [one for one in said if one.choice and not one.again and one.known != 0]
     pairs: dict[tuple[str, bool], list[Said]] = {}
     for one in decided:  # apart from checks: those whose agreement made an answer known are not checked by it
         pairs.setdefault((one.pair, one.known is not None), []).append(one)
@@ -217,7 +225,7 @@ def _drift(scored: Sequence[float]) -> Estimate | None:
     half = len(scored) // 2
     if half < ENOUGH:
         return None
-    early, late = (mean_interval(np.array(part)) for part in (scored[:half], scored[half:]))
+    early, late = (share_interval(np.array(part)) for part in (scored[:half], scored[half:]))
     gap = late.value - early.value
     wide = float(np.hypot(late.high - late.value, early.high - early.value))
     return Estimate(gap, gap - wide, gap + wide, len(scored))
@@ -254,6 +262,7 @@ def _resampled(measure: Callable[[NDArray[np.int64]], float], pairs: int, rng: n
     value = measure(np.arange(pairs))
     if not np.isfinite(value):
         return None
-    drawn = np.array([measure(rng.integers(0, pairs, pairs)) for _ in range(DRAWS)])
+    draws = DRAWS if pairs <= MANY else DRAWS // 5  # of many pairs few draws tell the interval as well
+    drawn = np.array([measure(rng.integers(0, pairs, pairs)) for _ in range(draws)])
     low, high = np.quantile(drawn[np.isfinite(drawn)], (0.025, 0.975))
     return Estimate(value, float(low), float(high), pairs)

@@ -15,10 +15,12 @@ from backflip.data import Item, Judgement, Query
 from backflip.errors import ConfigError
 from backflip.overseers.shown import require_pair
 from backflip.store import Store
-from backflip.store.desk import UNDONE
+from backflip.store.records import UNDONE
 from backflip.store.study import StudyBook
 
 LOOK_SECONDS = 0.2
+GRACE_SECONDS = 2.0
+"""So much longer than it can be taken back an answer is kept from training: two machines' clocks differ a little."""
 KIND = "video/mp4"
 
 
@@ -35,6 +37,11 @@ class PeopleOverseer:
         """Ask by way of `store`; `film` makes the video of a clip. An answer stands after `undo_seconds` of the study's settings."""
         self._store, self._film, self._clock = store, film, clock
         self._book = StudyBook(store)
+
+    @property
+    def answers_each(self) -> int:
+        """How many people judge each question."""
+        return self._book.settings().overlap
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Film what must be filmed, and put the queries where people find them.
@@ -70,7 +77,7 @@ class PeopleOverseer:
         events = self._store.judgement_events(since)
         if not events:
             return [], since
-        now, undo_seconds = self._clock(), self._book.settings().undo_seconds
+        now, undo_seconds = self._clock(), self._book.settings().undo_seconds + GRACE_SECONDS
         gone = {one.details.get("undoes") for _, _, one in events if one.note == UNDONE}
         last = {one.judge: seq for seq, _, one in events}
         found: list[Judgement] = []

@@ -18,10 +18,15 @@ from backflip.store.desk import standing
 class RecordedOverseer:
     """Says what is in the store, and nothing more."""
 
-    def __init__(self, store: Store, questions: Sequence[Query], held: Collection[str] = ()) -> None:
-        """Answer `questions`, in the order in which they were asked, from `store`; those whose ids are in `held` were only measured."""
+    def __init__(
+        self, store: Store, questions: Sequence[Query], held: Collection[str] = (), without: Collection[str] = ()
+    ) -> None:
+        """Answer `questions`, in the order in which they were asked, from `store`; those whose ids are in `held` were only measured.
+
+        Judges in `without` are not heard, though a store that is shared with other runs has their judgements.
+        """
         self._store = store
-        self.questions, self.held = list(questions), frozenset(held)
+        self.questions, self.held, self.without = list(questions), frozenset(held), frozenset(without)
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Do nothing: what can be answered is answered."""
@@ -29,7 +34,7 @@ class RecordedOverseer:
     def answers(self, since: int, wait: float = 0.0) -> tuple[list[Judgement], int]:
         """Return the judgements after cursor `since` that stand, and the new cursor; there is never anything to wait for."""
         found, cursor = self._store.judgements(since)
-        return standing(found), cursor
+        return [one for one in standing(found) if one.judge not in self.without], cursor
 
 
 def recorded(folder: Path, store: Store) -> RecordedOverseer | None:
@@ -48,4 +53,4 @@ def recorded(folder: Path, store: Store) -> RecordedOverseer | None:
             f"{folder} holds {len(questions):,} of {len(set(again.asked)):,} questions and {told:,} of {again.judgements:,} judgements: it "
             f"was stopped while they were copied; start it anew with --again {again.path}"
         )
-    return RecordedOverseer(store, [questions[one] for one in again.asked], again.held)
+    return RecordedOverseer(store, [questions[one] for one in again.asked], again.held, again.without)

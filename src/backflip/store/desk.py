@@ -19,10 +19,9 @@ from backflip.data import Judgement, Query
 from backflip.errors import DataError
 from backflip.store import records, schema
 from backflip.store.people import Person
+from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store, insert_queries
 
-UNDONE = "taken back"
-"""Note of the event by which a person takes their last answer back."""
 STUDY, GOLD, REPEAT, TRIAL = "study", "gold", "repeat", "trial"
 """What a question is before somebody for: to learn from; a silent check against a known answer; a check against themselves; to learn
 judging, counted."""
@@ -216,6 +215,8 @@ class Desk:
             claim = _claim(connection, person, told.query_id)
             if claim is None:
                 raise DataError("this question was not given to you; load the page again")
+            if connection.execute(_STATE, {"person": person.id}).scalar() == "erased":
+                raise DataError("you were erased from this study; nothing more is recorded")
             if claim["state"] == "done":
                 if _event_of(connection, claim["judgement_id"]) == told.event:
                     return False
@@ -239,12 +240,12 @@ class Desk:
     def take_back(self, person: Person, event: str, now: float, within_seconds: float) -> Query | None:
         """Take this person's last answer back, if it is not too long ago, and put its question before them again.
 
-        Returns the question, or None where there is nothing to take back: an answer after which one was shown what is right, or what
-        others said, stays. The answer stays as it was; a second event says that it no longer stands.
+        Returns the question, or None where there is nothing to take back: an answer after which one did anything else, was shown what is
+        right, or what others said, stays. The answer stays as it was; a second event says that it no longer stands.
         """
         table = schema.claims
         made = schema.judgements  # by the order of the events: a clock may have been set back between two answers
-        last = select(table).join(made, made.c.id == table.c.judgement_id)
+        last = select(table, made.c.seq).join(made, made.c.id == table.c.judgement_id)
         last = last.where(
             table.c.person_id == person.id,
             table.c.state == "done",
@@ -256,9 +257,19 @@ class Desk:
             claim = connection.execute(last).mappings().first()
             if claim is None or now - claim["since"] > within_seconds:
                 return None
+            # Whoever learns from answers hears of one as soon as its person did something after it.
+            if (
+                connection.execute(select(func.max(made.c.seq)).where(made.c.judge == person.judge)).scalar()
+                != claim["seq"]
+            ):
+                return None
             details = {"undoes": claim["judgement_id"], "event": event}
             _append(connection, Judgement(claim["query_id"], person.judge, None, UNDONE, 1.0, now, None, details))
             _set_claim(connection, person, claim["query_id"], state="held", since=0.0, judgement_id=None)
+            others = exists().where(table.c.query_id == claim["query_id"], table.c.state == "done")
+            queries = schema.queries
+            alone = and_(queries.c.id == claim["query_id"], queries.c.state == "answered", ~others)
+            connection.execute(update(queries).where(alone).values(state="open"))
         return self._store.query(claim["query_id"])
 
     def counts(self, person: Person) -> dict[str, int]:
@@ -283,7 +294,7 @@ def standing(judgements: Sequence[Judgement]) -> list[Judgement]:
     gone = {one.details.get("undoes") for one in judgements if one.note == UNDONE}
     if not gone:
         return list(judgements)
-    return [one for one in judgements if one.note != UNDONE and records.judgement_row(one)["id"] not in gone]
+    return [one for one in judgements if one.note != UNDONE and records.judgement_id(one) not in gone]
 
 
 def _waiting(connection: Connection, person: Person, given: int, count: int) -> list[str]:
@@ -342,6 +353,7 @@ _DONE = (
     .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
     .values(state="done", since=bindparam("now"), judgement_id=bindparam("judgement"))
 )
+_STATE = select(schema.people.c.state).where(schema.people.c.id == bindparam("person"))
 _ANSWERED = update(schema.queries).where(schema.queries.c.id == bindparam("query")).values(state="answered")
 
 

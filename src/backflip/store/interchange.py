@@ -18,6 +18,7 @@ from backflip.errors import DataError
 from backflip.store.desk import TOLD
 from backflip.store.pair_files import check_ending, read_rows, writing_rows
 from backflip.store.pair_lines import DECIDED, UNDECIDED, from_row, is_decided, is_pair, to_row
+from backflip.store.records import UNDONE, judgement_id
 from backflip.store.store import PAGE, Store
 
 SHOWN = 10
@@ -128,11 +129,12 @@ def refuse(name: str, faults: Sequence[str]) -> None:
 
 def _judged(store: Store) -> Iterator[tuple[Query, Judgement]]:
     """Yield every judgement with its query, page by page, in the order told."""
-    cursor = 0
+    cursor, gone = 0, {one.details.get("undoes") for _, _, one in store.judgement_events() if one.note == UNDONE}
     while True:
         told, cursor = store.judgements(cursor, PAGE)
         if not told:
             return
+        told = [one for one in told if one.note != UNDONE and judgement_id(one) not in gone]
         asked = store.queries_by_id({judgement.query_id for judgement in told})
         yield from ((asked[judgement.query_id], judgement) for judgement in told)
 

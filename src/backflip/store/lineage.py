@@ -34,7 +34,7 @@ class Model:
 
 def judgement_id(judgement: Judgement) -> str:
     """Return the id under which a judgement is stored: the hash of all it says."""
-    return records.judgement_row(judgement)["id"]
+    return records.judgement_id(judgement)
 
 
 class Lineage:

@@ -195,13 +195,13 @@ class People:
         Choices stay, so that counts stay true and models can be traced; each keeps its id, the hash of what it once said. Free text
         goes: notes, and every text among the details.
         """
-        from backflip.store.records import without_words
+        from backflip.store.records import UNDONE, without_words
 
         person, table = self.person(person_id), schema.judgements
         with self._database.transaction("durable") as connection:
             rows = connection.execute(select(table).where(table.c.judge == person.judge)).mappings().all()
             for row in rows:
-                note = "" if row["answer"] is not None else "could not judge"
+                note = "" if row["answer"] is not None else UNDONE if row["note"] == UNDONE else "could not judge"
                 blank = {"note": note, "details": without_words(row["details"])}
                 connection.execute(update(table).where(table.c.seq == row["seq"]).values(**blank))
             connection.execute(delete(schema.sessions).where(schema.sessions.c.person_id == person_id))

@@ -97,7 +97,13 @@ def judgement(row: RowMapping) -> Judgement:
         created=row["created"],
         seconds=row["seconds"],
         details=row["details"],
+        stored_id=row["id"],
     )
+
+
+def judgement_id(judgement: Judgement) -> str:
+    """Return the id under which a judgement is stored, or would be."""
+    return judgement.stored_id or judgement_row(judgement)["id"]
 
 
 def metric_row(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +128,8 @@ def check_json(value: object, what: str) -> None:
         raise DataError(f"cannot store {what}: {error}; expected plain JSON with finite numbers") from error
 
 
+UNDONE = "taken back"
+"""Note of the event by which a person takes their last answer back."""
 MARKS = ("event", "undoes", "purpose", "shown", "mark", "version")
 """Details whose texts are marks that this package makes itself; any other text may be somebody's own words."""
 

@@ -269,7 +269,8 @@ class Store:
             states = select(schema.queries.c.state, func.count().label("n")).group_by(schema.queries.c.state)
             found |= dict.fromkeys(schema.STATES, 0)
             found |= {row.state: row.n for row in connection.execute(states)}
-            empty = select(func.count()).where(schema.judgements.c.answer.is_(None))
+            made = schema.judgements.c
+            empty = select(func.count()).where(made.answer.is_(None), made.note != records.UNDONE)
             found["could_not_judge"] = connection.execute(empty).scalar_one()
         return found
 
