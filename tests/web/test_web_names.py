@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 import unicodedata
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from .conftest import ON_BOTH, URL, Site
-from .visitors import PASSWORD
+from backflip.store import Store
+from backflip.store.people import People
+from backflip.web.guard import COOKIE
+
+from .conftest import ON_BOTH, URL, Site, pair
+from .visitors import PASSWORD, Served
 
 
 def browser_at(site: Site, address: str = "192.0.2.1") -> TestClient:
@@ -63,6 +72,7 @@ def test_one_invitation_cannot_be_tried_without_end(site: Site) -> None:
 
 def test_a_right_password_passes_while_others_fail_at_the_name(site: Site) -> None:
     site.come("Ann")
+    codes: list[int] = []
     for address in range(10):
         stranger = browser_at(site, f"198.51.100.{address}")
         codes = [sign_in(stranger, " aNN", f"guess {n} of many") for n in range(12)]
@@ -87,3 +97,35 @@ def test_an_address_that_is_refused_takes_nothing_from_a_name(site: Site) -> Non
 def test_signing_in_well_is_not_counted(site: Site) -> None:
     site.come("Ann")
     assert [sign_in(browser_at(site), "Ann") for _ in range(14)] == [303] * 14
+
+
+@pytest.mark.parametrize("how", ["erased", "signed out"])
+def test_the_live_page_ends_for_an_owner_who_is_gone(served: Served, how: str) -> None:
+    token = served.people.invite("owner", "", time.time(), 1.0)
+    with httpx.Client(base_url=served.url, timeout=20, follow_redirects=True) as browser:
+        browser.post(f"/join/{token}", data={"name": "Otto", "password": PASSWORD})
+        with browser.stream("GET", "/live/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            if how == "erased":
+                served.people.erase(served.people.everybody()[0].id)
+            else:
+                served.people.sign_out(browser.cookies[COOKIE])
+            served.store.add_queries([pair(7)])
+            for line in lines:
+                assert "answer 7" not in line, "the stream ends, and says nothing more"
+
+
+def test_what_stands_for_an_erased_name_does_not_follow_from_it(site: Site, tmp_path: Path) -> None:
+    """The same person, erased in two stores, leaves two different words: so nobody can check a guess at the name."""
+    ann = site.come("Ann").person
+    copy = tmp_path / "copy.sqlite"
+    with closing(sqlite3.connect(site.store.where)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    left: set[str] = set()
+    for where in (site.store.where, copy):
+        with Store.open(where) as store:
+            people = People(store)
+            people.erase(ann.id)
+            left.add(people.person(ann.id).name)
+    assert len(left) == 2 and all(name.startswith("erased ") for name in left)
