@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from backflip.store.store import Store
 
 Role = Literal["owner", "labeler"]
 Standing = Literal["new", "trial", "waiting", "passed", "failed", "erased"]
+ALIVE: tuple[Standing, ...] = ("new", "trial", "waiting", "passed", "failed")
 LONGEST_NAME = 60
 PERSON = "person:"
 """With this begins the name under which a person's judgements stand."""
@@ -174,10 +175,12 @@ class People:
             raise StoreError(f"nobody here has the id {person_id}")
         return _person(row)
 
-    def move(self, person_id: str, state: Standing) -> None:
-        """Set how far a person has come."""
+    def move(self, person_id: str, state: Standing, among: Sequence[Standing] = ALIVE) -> bool:
+        """Set how far a person has come, who stands at one of `among`; return whether they did. Nobody comes back from being erased."""
+        table = schema.people
+        moved = update(table).where(table.c.id == person_id, table.c.state.in_(among), table.c.state != "erased")
         with self._database.transaction("durable") as connection:
-            connection.execute(update(schema.people).where(schema.people.c.id == person_id).values(state=state))
+            return connection.execute(moved.values(state=state)).rowcount == 1
 
     def note_act(self, person_id: str, kind: str, details: Mapping[str, Any], now: float) -> None:
         """Keep that a person did something other than judge: consented, finished the trial, opened the guideline."""
