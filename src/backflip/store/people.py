@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
@@ -20,6 +21,7 @@ from backflip.store.store import Store
 
 Role = Literal["owner", "labeler"]
 Standing = Literal["new", "trial", "waiting", "passed", "failed", "erased"]
+ALIVE: tuple[Standing, ...] = ("new", "trial", "waiting", "passed", "failed")
 LONGEST_NAME = 60
 PERSON = "person:"
 """With this begins the name under which a person's judgements stand."""
@@ -63,6 +65,15 @@ def digest_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", errors="replace")).hexdigest()
 
 
+def folded(name: str) -> str:
+    """Return what two spellings of one name have in common: neither case, nor spaces around it, nor how its accents are encoded.
+
+    Done here and not by the database: SQLite's own folding knows no letters but those of ASCII.
+    """
+    whole = unicodedata.normalize("NFD", " ".join(name.split())).casefold()
+    return unicodedata.normalize("NFC", whole)
+
+
 class People:
     """The people of one store. Times are seconds since 1970, given by the caller."""
 
@@ -95,13 +106,13 @@ class People:
         Raises:
             DataError: as `invited_as`, the name is empty or too long, or it is taken.
         """
-        name = " ".join(name.split())
+        name = unicodedata.normalize("NFC", " ".join(name.split()))
         if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
             raise DataError(f"a name has 1 to {LONGEST_NAME} letters; please choose another")
         with self._database.transaction("durable") as connection:
             role = _invitation(connection, token, now)
-            taken = select(schema.people.c.id).where(func.lower(schema.people.c.name) == name.lower())
-            if connection.execute(taken).first():
+            taken = connection.execute(select(schema.people.c.name)).scalars()
+            if folded(name) in {folded(one) for one in taken}:
                 raise DataError(f"somebody is called {name} already; please choose another name")
             state = "passed" if role == "owner" else "new"
             person = Person(secrets.token_hex(8), name, role, state, now)
@@ -113,11 +124,13 @@ class People:
 
     def secret_of(self, name: str) -> tuple[Person, str] | None:
         """Return the person of this name, whatever its case, and their hashed password; None where there is nobody."""
-        table = schema.people
-        wanted = select(table).where(func.lower(table.c.name) == " ".join(name.split()).lower())
+        table, asked = schema.people, folded(name)
         with self._database.transaction("read") as connection:
-            row = connection.execute(wanted.where(table.c.state != "erased")).mappings().first()
-        return None if row is None or row["password"] is None else (_person(row), row["password"])
+            rows = connection.execute(select(table).where(table.c.state != "erased")).mappings().all()
+        found = [row for row in rows if row["password"] is not None and folded(row["name"]) == asked]
+        # An older store may hold two who differ in case alone: each comes in by their own spelling.
+        found.sort(key=lambda row: row["name"] != name)
+        return (_person(found[0]), found[0]["password"]) if found else None
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -162,10 +175,12 @@ class People:
             raise StoreError(f"nobody here has the id {person_id}")
         return _person(row)
 
-    def move(self, person_id: str, state: Standing) -> None:
-        """Set how far a person has come."""
+    def move(self, person_id: str, state: Standing, among: Sequence[Standing] = ALIVE) -> bool:
+        """Set how far a person has come, who stands at one of `among`; return whether they did. Nobody comes back from being erased."""
+        table = schema.people
+        moved = update(table).where(table.c.id == person_id, table.c.state.in_(among), table.c.state != "erased")
         with self._database.transaction("durable") as connection:
-            connection.execute(update(schema.people).where(schema.people.c.id == person_id).values(state=state))
+            return connection.execute(moved.values(state=state)).rowcount == 1
 
     def note_act(self, person_id: str, kind: str, details: Mapping[str, Any], now: float) -> None:
         """Keep that a person did something other than judge: consented, finished the trial, opened the guideline."""
@@ -206,7 +221,8 @@ class People:
                 connection.execute(update(table).where(table.c.seq == row["seq"]).values(**blank))
             connection.execute(delete(schema.sessions).where(schema.sessions.c.person_id == person_id))
             connection.execute(delete(schema.acts).where(schema.acts.c.person_id == person_id))
-            gone = {"name": f"erased {digest_of(person.name + person_id)[:12]}", "password": None, "state": "erased"}
+            # Drawn by lot: whatever follows from the name lets a guess at it be checked.
+            gone = {"name": f"erased {secrets.token_hex(6)}", "password": None, "state": "erased"}
             connection.execute(update(schema.people).where(schema.people.c.id == person_id).values(**gone))
             blank = update(schema.invitations).where(schema.invitations.c.person_id == person_id).values(note="")
             connection.execute(blank)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -25,6 +26,18 @@ Use = Literal["check", "practice"]
 USES: tuple[Use, ...] = ("check", "practice")
 LONGEST_TEXT = 100_000
 """Letters of an item that are sent to a page; a longer one is cut, and the page says so."""
+BOUNDS: dict[str, tuple[float, float]] = {
+    "overlap": (1, 100),
+    "an_hour": (0, 10_000),
+    "trial_seconds": (0.001, 3600),
+    "hold_minutes": (0.001, 7 * 24 * 60),
+    "undo_seconds": (0.001, 3600),
+}
+"""From where to where a setting may go."""
+MOST_ASKED = 20
+"""Axes, and sub-questions, of one pair."""
+LONGEST_ASKED = 500
+"""Letters of one of them."""
 INSTRUCTIONS = """You will see two answers, or two short clips, side by side. Choose the one that you like better by the question above them.
 
 If both are equally good, say so. If you cannot tell, because you do not understand them or something is missing, say that: it is not the same.
@@ -73,11 +86,15 @@ class Study:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a share from 0 to 1")
         if self.gold_share + self.repeat_share > 0.5:
             raise ConfigError("gold_share and repeat_share come to more than half of all questions; lower one")
-        for name in ("trial_seconds", "hold_minutes", "undo_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number above 0")
-        if self.overlap < 1 or self.an_hour < 0:
-            raise ConfigError(f"overlap {self.overlap}, an_hour {self.an_hour}: expected 1 or more, and 0 or more")
+        for name, (least, most) in BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {str(getattr(self, name))[:40]}, expected {least:g} to {most:,}")
+        for name in ("axes", "sub_questions"):
+            asked = getattr(self, name)
+            if len(asked) > MOST_ASKED:
+                raise ConfigError(f"{name} has {len(asked)} lines, expected {MOST_ASKED} at most")
+            if any(not 0 < len(one) <= LONGEST_ASKED for one in asked):
+                raise ConfigError(f"a line of {name} is empty or too long, expected 1 to {LONGEST_ASKED} letters")
         if self.scale not in ("choice", "seven"):
             raise ConfigError(f'scale is "{self.scale}", expected choice or seven')
         if self.adjudicators not in ("owner", "everybody"):
@@ -86,14 +103,21 @@ class Study:
 
 @lru_cache(maxsize=8)
 def _study(text: str) -> Study:
-    """Read settings; what a later version of this package added is left out."""
+    """Read settings; what a later version of this package added, or an earlier one allowed and this one does not, is left out."""
     if not text:
         return Study()
     known = {spec.name for spec in fields(Study)}
     found: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(text).items() if key in known
     }
-    return Study(**found)
+    try:
+        return Study(**found)
+    except ConfigError:
+        study = Study(gold_share=0.0, repeat_share=0.0)
+    for key, value in {"gold_share": Study.gold_share, "repeat_share": Study.repeat_share, **found}.items():
+        with suppress(ConfigError):
+            study = replace(study, **{key: value})
+    return study
 
 
 _LAST = select(func.max(schema.documents.c.seq)).group_by(schema.documents.c.kind)

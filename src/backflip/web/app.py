@@ -24,7 +24,7 @@ from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
 from backflip.web.guard import NotSignedIn, Place, StrictHeaders
-from backflip.web.limits import Limit, SmallRequests
+from backflip.web.limits import Limit, SmallRequests, Tries
 from backflip.web.pages import show
 
 STATIC = Path(__file__).parent / "static"
@@ -51,7 +51,8 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
         StudyBook(store),
         public_url,
         clock,
-        sign_ins=Limit(burst=10, per_minute=6),
+        sign_ins=Tries(burst=10, per_minute=6),
+        joins=Limit(burst=10, per_minute=6),
         requests=Limit(burst=120, per_minute=600),
     )
     for part in (sign_in, judging, practising, adjudicating, owning, knowing, quality, live, lineage):

@@ -21,7 +21,7 @@ from backflip.store import Store
 from backflip.store.desk import Desk
 from backflip.store.people import People, Session
 from backflip.store.study import StudyBook
-from backflip.web.limits import Limit, Receive, Send
+from backflip.web.limits import Limit, Receive, Send, Tries
 
 COOKIE = "backflip"
 SESSION_HOURS = 24 * 14
@@ -52,7 +52,8 @@ class Place:
     public_url: str
     """Where people find this server; its scheme decides whether cookies are for TLS alone."""
     clock: Callable[[], float] = time.time
-    sign_ins: Limit = None  # type: ignore[assignment]
+    sign_ins: Tries = None  # type: ignore[assignment]
+    joins: Limit = None  # type: ignore[assignment]
     requests: Limit = None  # type: ignore[assignment]
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from threading import Lock
 from typing import Any
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -22,15 +23,61 @@ class Limit:
         """Allow so much."""
         self._burst, self._rate = float(burst), per_minute / 60
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._alone = Lock()  # routes run in many threads
 
     def allows(self, key: str, now: float) -> bool:
         """Take a token of `key`, if there is one."""
-        left, before = self._left.pop(key, (self._burst, now))
-        left = min(self._burst, left + self._rate * max(0.0, now - before))
-        self._left[key] = (left - 1 if left >= 1 else left, now)
+        with self._alone:
+            left = self._now(key, now)
+            self._keep(key, left - 1 if left >= 1 else left, now)
+        return left >= 1
+
+    def full(self, key: str, now: float) -> bool:
+        """Return whether nothing of the bucket of `key` is missing."""
+        return self._now(key, now) >= self._burst
+
+    def give_back(self, key: str, now: float) -> None:
+        """Put back a token that was taken for what turned out not to count."""
+        with self._alone:
+            self._keep(key, min(self._burst, self._now(key, now) + 1), now)
+
+    def _now(self, key: str, now: float) -> float:
+        left, before = self._left.get(key, (self._burst, now))
+        return min(self._burst, left + self._rate * max(0.0, now - before))
+
+    def _keep(self, key: str, left: float, now: float) -> None:
+        self._left[key] = (left, now)
+        self._left.move_to_end(key)
         if len(self._left) > MOST_KEYS:
             self._left.popitem(last=False)
-        return left >= 1
+
+
+class Tries:
+    """How often somebody may fail to come in; what succeeds does not count, so people behind one address do not use up each other's.
+
+    An address is refused alone: it takes nothing from the names it tries. A name that fails from everywhere is guarded, not shut: then
+    an address may try it only while it has not failed at it lately, so that its owner, who knows the password, still comes in.
+    """
+
+    def __init__(self, burst: int, per_minute: float) -> None:
+        """Let an address fail so often; a name, over all addresses, twice as often at once and no more in the long run."""
+        self._addresses, self._pairs = Limit(burst, per_minute), Limit(burst, per_minute)
+        self._names = Limit(2 * burst, per_minute)
+
+    def begin(self, address: str, name: str, now: float) -> bool:
+        """Count an attempt as failed for the time being; return whether it may be made."""
+        if not self._addresses.allows(address, now):
+            return False
+        pair = f"{name} from {address}"
+        fresh = self._pairs.full(pair, now)
+        self._pairs.allows(pair, now)
+        return self._names.allows(name, now) or fresh
+
+    def succeed(self, address: str, name: str, now: float) -> None:
+        """Take back the count of an attempt that was made."""
+        self._addresses.give_back(address, now)
+        self._pairs.give_back(f"{name} from {address}", now)
+        self._names.give_back(name, now)
 
 
 class SmallRequests:

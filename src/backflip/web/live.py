@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 
 from backflip.data import Item
 from backflip.store.judged import latest_questions, time_spent
-from backflip.web.guard import Here, Owner, Place
+from backflip.web.guard import Here, Owner, Place, session_of
 from backflip.web.pages import show
 
 router = APIRouter()
@@ -46,11 +46,15 @@ def live_page(request: Request, session: Owner) -> Response:
 
 @router.get("/live/events")
 async def events(request: Request, here: Here, session: Owner) -> StreamingResponse:
-    """Send what is going on, again and again, until the page is closed."""
+    """Send what is going on, again and again, until the page is closed or its reader is signed out."""
 
     async def told() -> AsyncIterator[str]:
         watch, before, quiet = Watch(here), "", 0.0
         while not await request.is_disconnected() and not request.app.state.stopping:
+            # Again each round: who signed out or was erased since may see no more, however long the page stays open.
+            now = await run_in_threadpool(session_of, request)
+            if now is None or now.person.role != "owner":
+                return
             found = json.dumps(await run_in_threadpool(watch.picture), sort_keys=True)
             if found != before:
                 before, quiet = found, 0.0

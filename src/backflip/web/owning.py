@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from functools import cache
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
@@ -23,10 +23,14 @@ router = APIRouter()
 INVITATION_HOURS = 24 * 7
 PAGE = 50
 LONGEST_DOCUMENT = 20_000
+MOST = 2**31 - 1
+"""As far as PostgreSQL counts."""
 
 
 @router.get("/study")
-def study_page(request: Request, here: Here, session: Owner, after: int = 0, state: str = "open") -> Response:
+def study_page(
+    request: Request, here: Here, session: Owner, after: Annotated[int, Query(ge=0, le=MOST)] = 0, state: str = "open"
+) -> Response:
     """Show the queue, the settings and what people are told."""
     if state not in ("open", "answered", "expired", "waiting for aid"):
         raise HTTPException(404, "a queue is open, answered, expired or waiting for aid")
@@ -101,7 +105,11 @@ def decide(here: Here, session: Owner, person_id: str, state: Annotated[str, For
     if state not in ("passed", "failed", "trial"):
         raise HTTPException(404, "one is let in (passed), not let in (failed), or tries again (trial)")
     chosen: dict[str, Standing] = {"passed": "passed", "failed": "failed", "trial": "trial"}
-    here.people.move(person_id, chosen[state])
+    if here.people.person(person_id).role == "owner":
+        raise DataError("one decides about labelers; this person is an owner")
+    if not here.people.move(person_id, chosen[state], among=("waiting", "passed", "failed")):
+        standing = here.people.person(person_id).state
+        raise DataError(f"one decides about those who agreed and finished their trial; this person is {standing}")
     here.people.note_act(person_id, "decided", {"version": state}, here.clock())
     return RedirectResponse("/people", 303)
 

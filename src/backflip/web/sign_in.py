@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import DataError
-from backflip.store.people import Person
+from backflip.store.people import Person, Role, digest_of, folded
 from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
 from backflip.web.pages import show
 from backflip.web.passwords import fits, hashed
@@ -39,18 +39,20 @@ async def sign_in(
     request: Request, here: Here, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
 ) -> Response:
     """Begin a session."""
-    _slowly(request, here, name)
+    tried = _caller(request), folded(name)[:100]
+    if not here.sign_ins.begin(*tried, time.monotonic()):
+        raise _too_many()
     found = await run_in_threadpool(here.people.secret_of, name)
     if not await run_in_threadpool(fits, password, None if found is None else found[1]) or found is None:
         return show(request, "sign_in.html", status=401, error="Name and password do not fit.", name=name)
+    here.sign_ins.succeed(*tried, time.monotonic())
     return await run_in_threadpool(_signed_in, here, found[0])
 
 
 @router.get("/join/{token}", dependencies=open_to_all)
 def join_page(request: Request, here: Here, token: str) -> Response:
     """Show what an invitation is for."""
-    _slowly(request, here, "join")
-    role = here.people.invited_as(token, here.clock())
+    role = _role_of(request, here, token)
     return show(request, "join.html", token=token, role=role, error="", name="")
 
 
@@ -63,8 +65,9 @@ async def join(
     password: Annotated[str, Form()] = "",
 ) -> Response:
     """Make an account."""
-    _slowly(request, here, "join")
-    role = await run_in_threadpool(here.people.invited_as, token, here.clock())
+    role = await run_in_threadpool(_role_of, request, here, token)
+    if not here.joins.allows(f"by {digest_of(token)}", time.monotonic()):
+        raise _too_many()
     try:
         secret = await run_in_threadpool(hashed, password)
         person = await run_in_threadpool(here.people.join, token, name, secret, here.clock())
@@ -91,9 +94,19 @@ def _signed_in(here: Place, person: Person) -> Response:
     return response
 
 
-def _slowly(request: Request, here: Place, name: str) -> None:
-    """Let a caller try only so often: by address and by name, since either can be changed."""
-    caller = request.client.host if request.client else "?"
-    now = time.monotonic()
-    if not all([here.sign_ins.allows(f"from {caller}", now), here.sign_ins.allows(f"as {name.lower()[:100]}", now)]):
-        raise HTTPException(429, "too many attempts; wait a minute and try again")
+def _caller(request: Request) -> str:
+    return request.client.host if request.client else "?"
+
+
+def _too_many() -> HTTPException:
+    return HTTPException(429, "too many attempts; wait a minute and try again")
+
+
+def _role_of(request: Request, here: Place, token: str) -> Role:
+    """Return the role of an invitation. Only those that are not good are counted, so nobody's guesses shut out who was invited."""
+    try:
+        return here.people.invited_as(token, here.clock())
+    except DataError:
+        if not here.joins.allows(f"guesses from {_caller(request)}", time.monotonic()):
+            raise _too_many() from None
+        raise
