@@ -260,6 +260,20 @@ def test_a_trial_explains_each_pair_and_the_owner_decides(site: Site, known: Mak
     assert not {one["id"] for one in ann.next(3)} & checks
 
 
+def test_the_last_answer_of_a_trial_sent_again_undoes_no_decision(site: Site, known: Make) -> None:
+    site.book.add_known(known(2))
+    set_study(site, replace(QUIET, trial=True))
+    olga, ann = site.come("Olga", "owner"), site.come("Ann")
+    for _ in range(2):
+        (shown,) = ann.next()
+        event = ann.event()
+        first = ann.send(shown["id"], event=event).json()
+    assert first["over"] and olga.post(f"/people/{ann.person.id}/state", state="passed").status_code == 303
+    assert ann.send(shown["id"], event=event).json() == first | {"recorded": False}
+    assert site.people.person(ann.person.id).state == "passed" and len(ann.next()) == 1
+    assert len(site.people.acts(ann.person.id, "trial")) == 1
+
+
 def test_a_scale_of_seven_axes_and_sub_questions(site: Site) -> None:
     set_study(site, replace(QUIET, scale="seven", axes=("more truthful",), sub_questions=("What is claimed?",)))
     ann = site.come("Ann")

@@ -257,7 +257,7 @@ def _explained(
         raise DataError("what is right of this pair is not known any more; load the page again")
     said = SAID[choice_of([known.answer[index] for index in order])]
     over = held.purpose == TRIAL and here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
-    if over:
+    if over and person.state == "trial":  # not where the last answer comes once more after the owner decided
         here.people.move(person.id, "waiting")
         here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())
     return {"known": said, "agrees": _agrees(stored, known.answer), "explanation": known.explanation, "over": over}
