@@ -237,22 +237,22 @@ async function undo() {
   last = null;
   judged.delete(pair.id);
   if (now) queue.unshift(now);
-  if (outbox.drop(event)) return show(pair);
+  const undoing = eventId();
+  if (outbox.takeBack(event, pair.id, undoing)) return show(pair);
   busy = true;
   try {
-    const form = new URLSearchParams({ event: eventId() });
-    const response = await fetch("/judge/undo", { method: "POST", body: form, headers: { "X-CSRF-Token": csrf } });
-    const found = await response.json();
-    if (response.ok) {
+    const { ok, found } = await outbox.post({ event: undoing, of: event });
+    if (ok) {
       trouble("");
-      show(found.pair);
+      show(found.pair || pair);
     } else {
       trouble(found.error);
       showNext();
     }
   } catch {
-    trouble("No connection to the server: nothing was taken back.");
-    showNext();
+    // It may have arrived all the same: it is sent again, and before what is said of the pair now.
+    outbox.putUndo(event, pair.id, undoing);
+    show(pair);
   } finally {
     busy = false;
   }

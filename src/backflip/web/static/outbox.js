@@ -1,5 +1,6 @@
 // Answers on their way: kept in the browser until the server says that they are on its disk, sent in order, each once. Each is kept under
-// a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's.
+// a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's. What was
+// sent once may be on the server's disk though nothing came back: it is taken back there, by a message that waits in the same line.
 const AGAIN_MS = 2000;
 // The server has decided, and would decide the same again.
 const FINAL = [409, 413, 422];
@@ -46,17 +47,27 @@ export class Outbox {
   }
 
   put(body) {
-    const one = { number: ++this.number, body };
+    this.add({ body });
+  }
+
+  add(said) {
+    const one = { number: ++this.number, ...said };
     this.waiting.push(one);
     this.keep(one);
     this.send();
   }
 
-  drop(event) {
+  // Take back an answer that the server has not acknowledged; false where it has.
+  takeBack(event, query, undo) {
     const one = this.waiting.find((other) => other.body.event === event);
-    if (!one || (one === this.waiting[0] && this.sending)) return false;
-    this.forget(one);
+    if (!one) return false;
+    if (one.sent) this.putUndo(event, query, undo);
+    else this.forget(one);
     return true;
+  }
+
+  putUndo(event, query, undo) {
+    this.add({ body: { event: undo, query, of: event } });
   }
 
   reached() {
@@ -75,11 +86,11 @@ export class Outbox {
   }
 
   async post(body) {
-    const response = await fetch("/judge/answer", {
-      method: "POST",
-      body: JSON.stringify(body),
-      headers: { "Content-Type": "application/json", "X-CSRF-Token": this.csrf },
-    });
+    const undo = "of" in body;
+    const headers = { "X-CSRF-Token": this.csrf };
+    if (!undo) headers["Content-Type"] = "application/json";
+    const content = undo ? new URLSearchParams({ event: body.event, of: body.of }) : JSON.stringify(body);
+    const response = await fetch(undo ? "/judge/undo" : "/judge/answer", { method: "POST", body: content, headers });
     const found = await response.json().catch(() => ({ error: `the server said ${response.status}` }));
     return { status: response.status, ok: response.ok, found };
   }
@@ -102,10 +113,12 @@ export class Outbox {
     try {
       while (this.waiting.length) {
         const one = this.waiting[0];
+        one.sent = true;
+        this.keep(one);
         const { status, ok, found } = await this.post(one.body);
         if (status === 401) return this.says.signedOut();
         if (!ok && !FINAL.includes(status)) return this.later(found.error, status !== 403);
-        if (!ok) refused = `One answer was not taken: ${found.error}.`;
+        if (!ok) refused = `One answer was not taken${"of" in one.body ? " back" : ""}: ${found.error}.`;
         this.forget(one);
       }
       this.up();
@@ -119,7 +132,8 @@ export class Outbox {
 
   later(why, again) {
     this.down = true;
-    const many = this.waiting.length;
+    const undone = this.waiting.map((one) => one.body.of).filter(Boolean);
+    const many = this.waiting.filter((one) => !one.body.of && !undone.includes(one.body.event)).length || this.waiting.length;
     const kept = `${many} ${many === 1 ? "answer is" : "answers are"} kept here and sent when ${again ? "it is back" : "that is done"}.`;
     this.says.trouble(`${why[0].toUpperCase()}${why.slice(1)}. ${kept}`);
     if (again) setTimeout(() => this.send(), AGAIN_MS);
