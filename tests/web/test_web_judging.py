@@ -303,14 +303,14 @@ def test_a_scale_of_seven_axes_and_sub_questions(site: Site) -> None:
     page = ann.browser.get("/judge").text
     assert "more truthful" in page and "What is claimed?" in page and "slightly" in page
     (shown,) = ann.next()
-    assert ann.send(shown["id"], "1").status_code == 409, "the scale is asked for"
+    assert ann.send(shown["id"], "1").status_code == 422, "the scale is asked for"
     sent = ann.send(shown["id"], None, scale=2, axes={"more truthful": "="}, sub={"What is claimed?": "all of it"})
     assert sent.status_code == 200
     told = site.store.judgements(0)[0][-1]
     assert told.answer is not None and max(told.answer) == pytest.approx(0.88)
     assert told.details["axes"] == {"more truthful": "="} and told.details["sub"] == {"What is claimed?": "all of it"}
     (shown,) = ann.next()
-    assert ann.send(shown["id"], None, scale=2, axes={"of another study": "1"}).status_code == 409
+    assert ann.send(shown["id"], None, scale=2, axes={"of another study": "1"}).status_code == 422
 
 
 def test_pacing(site: Site) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,44 @@ def test_an_undo_finds_the_answer_though_a_reply_was_lost(
     stands = standing(events)
     assert len({one.query_id for one in stands}) == 2
     assert stands[0].query_id == events[0].query_id and stands[0].answer != events[0].answer, "the corrected one"
+
+
+def test_answers_that_the_study_cannot_take_any_more_are_kept_and_said_to_be(
+    served: Served, come: Callable[..., Visitor]
+) -> None:
+    served.store.add_queries([pair(n) for n in range(6)])
+    ann = come("Ann")
+    refused = ann.page.locator("#refused")
+    ann.page.wait_for_timeout(300)
+    ann.context.set_offline(True)
+    for key in "12s":
+        ann.press(key)
+    trouble(ann).to_contain_text("3 answers are kept here")
+    served.study(replace(QUIET, scale="seven"))
+    ann.context.set_offline(False)
+    expect(refused).to_contain_text("2 answers could not be taken as the study asks now: this study asks how much")
+    wait_for(lambda: served.store.counts()["judgements"] == 1)  # can't tell fits every scale
+    assert refused.get_by_role("button").inner_text() == "Drop 2 answers for good"
+    ann.page.reload()
+    expect(refused).to_contain_text("2 answers could not be taken")
+    served.study(QUIET)
+    ann.page.reload()
+    wait_for(lambda: served.store.counts()["judgements"] == 3)
+    expect(refused).to_be_hidden()
+    # Once more, and dropped by who knows what that means.
+    served.study(replace(QUIET, scale="seven"))
+    ann.press("1")
+    expect(refused).to_contain_text("1 answer could not be taken")
+    ann.page.keyboard.press("u")
+    expect(refused).to_be_hidden()
+    ann.press("1")
+    refused.get_by_role("button").click()
+    expect(refused).to_be_hidden()
+    ann.page.reload()
+    ann.ready()
+    ann.page.wait_for_timeout(300)
+    expect(refused).to_be_hidden()
+    assert served.store.counts()["judgements"] == 3
 
 
 def test_two_windows_of_one_person_lose_nothing_and_double_nothing(
@@ -286,8 +325,6 @@ def test_a_server_clock_that_jumps_takes_back_the_last_answer_and_lets_everybody
 
 
 def test_pacing_is_not_held_up_by_answers_of_a_clock_that_ran_ahead(site: Site) -> None:
-    from dataclasses import replace
-
     site.book.change(replace(QUIET, an_hour=2), "owner", site.clock())
     ann = site.come("Ann")
     site.clock.now += 1_000_000
@@ -301,8 +338,6 @@ def test_pacing_is_not_held_up_by_answers_of_a_clock_that_ran_ahead(site: Site) 
 def test_a_lost_reply_in_the_trial_is_asked_for_again_and_counts_once(
     served: Served, come: Callable[..., Visitor]
 ) -> None:
-    from dataclasses import replace
-
     from backflip.store.study import Known
 
     served.book.add_known([Known(pair(n), (1.0, 0.0), "So it is.") for n in range(2)])

@@ -216,19 +216,23 @@ def _told(
 
 
 def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, str]:
-    """Return the shares of the two places, None where somebody could not tell, and a note."""
+    """Return the shares of the two places, None where somebody could not tell, and a note.
+
+    An answer to what the study asked before it was changed is refused as one that cannot be read (422): pages keep it, where one that
+    is settled (409) is done with.
+    """
     if given.choice == "s":
         return None, SKIPPED
     unknown = set(given.axes) - set(study.axes)
     if unknown:
-        raise DataError("the questions of this study have changed; load the page again")
+        raise HTTPException(422, "the questions of this study have changed; load the page again")
     if study.scale == "seven":
         if given.scale is None:
-            raise DataError("this study asks how much better one is, from 1 to 7; load the page again")
+            raise HTTPException(422, "this study asks how much better one is, from 1 to 7; load the page again")
         share = SEVEN_POINTS[-given.scale]
         return (share, 1 - share), ""
     if given.choice is None:
-        raise DataError("this study asks which one is better; load the page again")
+        raise HTTPException(422, "this study asks which one is better; load the page again")
     return CHOICES[given.choice], ""
 
 

@@ -18,7 +18,11 @@ const SOON_MS = 100;
 const UNDO_KEY = "u";
 
 const clock = new Clock();
-const outbox = new Outbox(document.body.dataset.person, csrf, { trouble, signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in") });
+const outbox = new Outbox(document.body.dataset.person, csrf, {
+  trouble,
+  refused,
+  signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in"),
+});
 let queue = [];
 // What was judged here: an answer and a request for more can overtake each other, and the pair would come once more.
 const judged = new Set();
@@ -39,6 +43,21 @@ function trouble(text, link) {
     a.textContent = " Sign in";
     box.append(a);
   }
+}
+
+function refused(many, why) {
+  const box = $("refused");
+  box.hidden = !many;
+  if (!many) return box.replaceChildren();
+  const answers = many === 1 ? "1 answer" : `${many} answers`;
+  const words = document.createElement("p");
+  const because = why ? `: ${why}` : "";
+  words.textContent = `${answers} could not be taken as the study asks now${because}. Kept in this browser and tried again whenever this page is loaded; tell the owner of the study.`;
+  const drop = document.createElement("button");
+  drop.className = "quiet";
+  drop.textContent = `Drop ${answers} for good`;
+  drop.addEventListener("click", () => outbox.dropRefused());
+  box.replaceChildren(words, drop);
 }
 
 function scrolls(box) {

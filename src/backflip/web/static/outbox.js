@@ -2,8 +2,10 @@
 // a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's. What was
 // sent once may be on the server's disk though nothing came back: it is taken back there, by a message that waits in the same line.
 const AGAIN_MS = 2000;
-// The server has decided, and would decide the same again.
-const FINAL = [409, 413, 422];
+// The server has an answer to this already, or never asked: there is nothing left to send.
+const SETTLED = 409;
+// It cannot take this as the study asks now. That may change back, and somebody's work is in it: it is kept, and tried when a page is loaded.
+const REFUSED = [413, 422];
 
 export class Outbox {
   constructor(person, csrf, says) {
@@ -13,6 +15,7 @@ export class Outbox {
     this.sending = false;
     this.down = false; // whether the page says that the server cannot be reached
     this.waiting = this.kept();
+    this.refused = [];
     this.number = this.waiting.length ? Math.max(...this.waiting.map((one) => one.number)) : 0;
   }
 
@@ -42,6 +45,19 @@ export class Outbox {
     }
   }
 
+  // Put aside what the server cannot take, until a page is loaded or somebody drops it.
+  putAside(one, why) {
+    this.waiting = this.waiting.filter((other) => other !== one);
+    this.refused.push(one);
+    this.says.refused(this.refused.length, why);
+  }
+
+  dropRefused() {
+    for (const one of this.refused) this.forget(one);
+    this.refused = [];
+    this.says.refused(0, "");
+  }
+
   ids() {
     return this.waiting.map((one) => one.body.query);
   }
@@ -59,6 +75,13 @@ export class Outbox {
 
   // Take back an answer that the server has not acknowledged; false where it has.
   takeBack(event, query, undo) {
+    const aside = this.refused.find((other) => other.body.event === event);
+    if (aside) {
+      this.forget(aside);
+      this.refused = this.refused.filter((other) => other !== aside);
+      this.says.refused(this.refused.length, "");
+      return true;
+    }
     const one = this.waiting.find((other) => other.body.event === event);
     if (!one) return false;
     if (one.sent) this.putUndo(event, query, undo);
@@ -117,7 +140,11 @@ export class Outbox {
         this.keep(one);
         const { status, ok, found } = await this.post(one.body);
         if (status === 401) return this.says.signedOut();
-        if (!ok && !FINAL.includes(status)) return this.later(found.error, status !== 403);
+        if (REFUSED.includes(status)) {
+          this.putAside(one, found.error);
+          continue;
+        }
+        if (!ok && status !== SETTLED) return this.later(found.error, status !== 403);
         if (!ok) refused = `One answer was not taken${"of" in one.body ? " back" : ""}: ${found.error}.`;
         this.forget(one);
       }
