@@ -153,6 +153,29 @@ def test_undo_is_an_event_and_the_pair_comes_again(site: Site) -> None:
     assert late.status_code == 409 and "too long ago" in late.json()["error"]
 
 
+def test_undo_may_name_the_answer_that_it_means_and_may_be_sent_twice(site: Site) -> None:
+    set_study(site, QUIET)
+    ann = site.come("Ann")
+
+    def undo(of: str) -> Any:
+        return ann.browser.post(
+            "/judge/undo", data={"event": ann.event(), "of": of}, headers={"X-CSRF-Token": ann.csrf}
+        )
+
+    first, second = (one["id"] for one in ann.next(2))
+    events = [ann.event(), ann.event()]
+    for query, event in zip((first, second), events, strict=True):
+        ann.send(query, event=event)
+    refused = undo(events[0])
+    assert refused.status_code == 409 and "another answer since" in refused.json()["error"]
+    assert len(standing(site.store.judgements(0)[0])) == 2
+    assert undo(events[1]).json()["pair"]["id"] == second
+    assert undo(events[1]).json() == {"pair": None}, "its reply was lost, and it is sent again"
+    assert [one.query_id for one in standing(site.store.judgements(0)[0])] == [first]
+    site.clock.now += QUIET.undo_seconds + 1
+    assert undo(events[0]).status_code == 409, "it stands"
+
+
 def test_a_pair_taken_back_stays_with_whoever_thinks_about_it(site: Site) -> None:
     set_study(site, QUIET)
     ann, bob = site.come("Ann"), site.come("Bob")
@@ -260,20 +283,34 @@ def test_a_trial_explains_each_pair_and_the_owner_decides(site: Site, known: Mak
     assert not {one["id"] for one in ann.next(3)} & checks
 
 
+def test_the_last_answer_of_a_trial_sent_again_undoes_no_decision(site: Site, known: Make) -> None:
+    site.book.add_known(known(2))
+    set_study(site, replace(QUIET, trial=True))
+    olga, ann = site.come("Olga", "owner"), site.come("Ann")
+    for _ in range(2):
+        (shown,) = ann.next()
+        event = ann.event()
+        first = ann.send(shown["id"], event=event).json()
+    assert first["over"] and olga.post(f"/people/{ann.person.id}/state", state="passed").status_code == 303
+    assert ann.send(shown["id"], event=event).json() == first | {"recorded": False}
+    assert site.people.person(ann.person.id).state == "passed" and len(ann.next()) == 1
+    assert len(site.people.acts(ann.person.id, "trial")) == 1
+
+
 def test_a_scale_of_seven_axes_and_sub_questions(site: Site) -> None:
     set_study(site, replace(QUIET, scale="seven", axes=("more truthful",), sub_questions=("What is claimed?",)))
     ann = site.come("Ann")
     page = ann.browser.get("/judge").text
     assert "more truthful" in page and "What is claimed?" in page and "slightly" in page
     (shown,) = ann.next()
-    assert ann.send(shown["id"], "1").status_code == 409, "the scale is asked for"
+    assert ann.send(shown["id"], "1").status_code == 422, "the scale is asked for"
     sent = ann.send(shown["id"], None, scale=2, axes={"more truthful": "="}, sub={"What is claimed?": "all of it"})
     assert sent.status_code == 200
     told = site.store.judgements(0)[0][-1]
     assert told.answer is not None and max(told.answer) == pytest.approx(0.88)
     assert told.details["axes"] == {"more truthful": "="} and told.details["sub"] == {"What is claimed?": "all of it"}
     (shown,) = ann.next()
-    assert ann.send(shown["id"], None, scale=2, axes={"of another study": "1"}).status_code == 409
+    assert ann.send(shown["id"], None, scale=2, axes={"of another study": "1"}).status_code == 422
 
 
 def test_pacing(site: Site) -> None:

@@ -59,7 +59,7 @@ def list_page(request: Request, here: Here, session: Somebody) -> Response:
         blind=_to_adjudicate(here, person, open_),
         talks=[one for one in found if may_see(here, person, one)],
         known=known,
-        waiting=sum(one.own(person) and not one.blind for one in open_),
+        waiting=sum(_final(here, person, one) and not one.blind for one in open_),
         adjudicators=here.book.settings().adjudicators,
     )
 
@@ -70,7 +70,7 @@ def pair_page(request: Request, here: Here, session: Somebody, query_id: str) ->
     person, found = _found(here, session.person, query_id)
     if may_see(here, person, found):
         return _talk(request, here, session, found)
-    _check_adjudicator(here, person, found)
+    _check_blind(person, found)
     desk = Desktop(
         title="Adjudicate",
         ask=f"/adjudicate/{query_id}/next",
@@ -85,7 +85,7 @@ def pair_page(request: Request, here: Here, session: Somebody, query_id: str) ->
 def next_blind(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
     """Return the pair for an adjudicator, without a word of what others said."""
     person, found = _found(here, session.person, query_id)
-    _check_adjudicator(here, person, found)
+    _check_blind(person, found)
     here.desk.withdraw(query_id)
     return _before(here, person, found, ADJUDICATE)
 
@@ -132,9 +132,7 @@ def write_note(
 def may_see(here: Place, person: Person, found: Opinions) -> bool:
     """Return whether somebody may see what others said: they gave their own answer and can no longer take it back, and an adjudicator
     gave theirs."""
-    fresh = here.clock() - here.book.settings().undo_seconds
-    free = any(one.judge == person.judge and one.created > fresh for one in found.alone)
-    return person.state == "passed" and bool(found.blind) and found.own(person) and not free
+    return person.state == "passed" and bool(found.blind) and _final(here, person, found)
 
 
 def hidden_from(here: Place, person: Person, queries: Sequence[Query]) -> set[str]:
@@ -151,23 +149,35 @@ def _pair(query: Query) -> tuple[frozenset[str], str]:
 
 
 def _found(here: Place, person: Person, query_id: str) -> tuple[Person, Opinions]:
-    """Return who asks and what people said of a pair about which they disagree."""
+    """Return who asks and what people said of a pair about which they disagree.
+
+    To whoever may not know that they do, it is as if they did not: who may still change their answer would learn the other's.
+    """
     may_judge(person)
     found = opinions_of(here.store, query_id) if person.state == "passed" else None
-    if found is None or not found.divided:
+    if found is None or not found.divided or not _may_know(here, person, found):
         raise HTTPException(404, "people do not disagree about this pair")
     return person, found
 
 
-def _check_adjudicator(here: Place, person: Person, found: Opinions) -> None:
-    """Refuse whoever may not judge a pair blind now."""
+def _final(here: Place, person: Person, found: Opinions) -> bool:
+    """Return whether somebody gave their own answer and can no longer take it back."""
+    fresh = here.clock() - here.book.settings().undo_seconds
+    return found.own(person) and not any(one.judge == person.judge and one.created >= fresh for one in found.alone)
+
+
+def _may_know(here: Place, person: Person, found: Opinions) -> bool:
+    """Return whether somebody may know that people disagree about a pair: their own answer is final, or they may judge it blind."""
+    if found.own(person):
+        return _final(here, person, found)
+    return found.known_id not in here.book.known_ids() and bool(_to_adjudicate(here, person, [found]))
+
+
+def _check_blind(person: Person, found: Opinions) -> None:
+    """Refuse whoever has judged a pair already; `_found` has refused all others who may not judge it blind."""
     if found.own(person):
         wait = "once an adjudicator has judged it too and your answer can no longer be taken back"
         raise HTTPException(403, f"you judged this pair; you see what others said {wait}")
-    if found.known_id in here.book.known_ids():
-        raise HTTPException(403, "this pair is settled: its answer is known")
-    if not _to_adjudicate(here, person, [found]):
-        raise HTTPException(403, "this pair is not for you to adjudicate, or it may still come in your own queue")
 
 
 def _check_seen(here: Place, person: Person, found: Opinions) -> None:

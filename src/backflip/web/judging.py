@@ -19,7 +19,7 @@ from backflip.data import Item
 from backflip.errors import DataError
 from backflip.measures.judges import agreement
 from backflip.overseers.shown import SEVEN_POINTS, as_stored
-from backflip.store.desk import GOLD, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
+from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
 from backflip.store.judged import choice_of
 from backflip.store.people import Person, Session
 from backflip.store.study import LONGEST_TEXT, Study
@@ -36,6 +36,8 @@ SAID = {1: "1 is better", 0: "both are about equal", -1: "2 is better"}
 """What is known of a pair, in words, by the choice that is right of the two places."""
 CHOICES = {"1": (1.0, 0.0), "=": (0.5, 0.5), "2": (0.0, 1.0)}
 SKIPPED = "can't tell"
+EVENT = "^[0-9a-f-]{16,36}$"
+"""What a page draws for an answer, or for taking one back."""
 KEPT_MEDIA_SECONDS = 24 * 3600
 
 
@@ -77,7 +79,7 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     query: str = Field(pattern="^[0-9a-f]{32}$")
-    event: str = Field(pattern="^[0-9a-f-]{16,36}$")
+    event: str = Field(pattern=EVENT)
     choice: Literal["1", "2", "=", "s"] | None = None
     scale: int | None = Field(default=None, ge=1, le=7)
     axes: dict[str, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
@@ -153,9 +155,23 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
 
 
 @router.post("/judge/undo")
-def undo(here: Here, session: Somebody, event: Annotated[str, Form(pattern="^[0-9a-f-]{16,36}$")]) -> dict[str, Any]:
-    """Take the last answer back, by a new event, and show its pair again."""
+def undo(
+    here: Here,
+    session: Somebody,
+    event: Annotated[str, Form(pattern=EVENT)],
+    of: Annotated[str, Form(pattern=EVENT)] = "",
+) -> dict[str, Any]:
+    """Take the last answer back, by a new event, and show its pair again.
+
+    `of` names the answer that is meant, by its event. Where it does not stand there is nothing left to do, so this may be sent twice.
+    """
     person = may_judge(session.person)
+    # Whoever answers in another window between this look and the taking back has that answer taken back: they see its pair again.
+    standing = [one for one in here.desk.said(person) if one.details.get("event")] if of else []
+    if of and of not in [one.details["event"] for one in standing]:
+        return {"pair": None}
+    if of and [one.details["event"] for one in standing if one.details.get("purpose") in MAY_UNDO][-1:] != [of]:
+        raise DataError("you have given another answer since; the one before it was not taken back")
     query = here.desk.take_back(person, event, here.clock(), here.book.settings().undo_seconds)
     if query is None:
         raise DataError(
@@ -200,19 +216,23 @@ def _told(
 
 
 def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, str]:
-    """Return the shares of the two places, None where somebody could not tell, and a note."""
+    """Return the shares of the two places, None where somebody could not tell, and a note.
+
+    An answer to what the study asked before it was changed is refused as one that cannot be read (422): pages keep it, where one that
+    is settled (409) is done with.
+    """
     if given.choice == "s":
         return None, SKIPPED
     unknown = set(given.axes) - set(study.axes)
     if unknown:
-        raise DataError("the questions of this study have changed; load the page again")
+        raise HTTPException(422, "the questions of this study have changed; load the page again")
     if study.scale == "seven":
         if given.scale is None:
-            raise DataError("this study asks how much better one is, from 1 to 7; load the page again")
+            raise HTTPException(422, "this study asks how much better one is, from 1 to 7; load the page again")
         share = SEVEN_POINTS[-given.scale]
         return (share, 1 - share), ""
     if given.choice is None:
-        raise DataError("this study asks which one is better; load the page again")
+        raise HTTPException(422, "this study asks which one is better; load the page again")
     return CHOICES[given.choice], ""
 
 
@@ -257,7 +277,7 @@ def _explained(
         raise DataError("what is right of this pair is not known any more; load the page again")
     said = SAID[choice_of([known.answer[index] for index in order])]
     over = held.purpose == TRIAL and here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
-    if over:
+    if over and person.state == "trial":  # not where the last answer comes once more after the owner decided
         here.people.move(person.id, "waiting")
         here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())
     return {"known": said, "agrees": _agrees(stored, known.answer), "explanation": known.explanation, "over": over}

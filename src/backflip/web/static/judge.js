@@ -18,7 +18,11 @@ const SOON_MS = 100;
 const UNDO_KEY = "u";
 
 const clock = new Clock();
-const outbox = new Outbox(document.body.dataset.person, csrf, { trouble, signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in") });
+const outbox = new Outbox(document.body.dataset.person, csrf, {
+  trouble,
+  refused,
+  signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in"),
+});
 let queue = [];
 // What was judged here: an answer and a request for more can overtake each other, and the pair would come once more.
 const judged = new Set();
@@ -39,6 +43,21 @@ function trouble(text, link) {
     a.textContent = " Sign in";
     box.append(a);
   }
+}
+
+function refused(many, why) {
+  const box = $("refused");
+  box.hidden = !many;
+  if (!many) return box.replaceChildren();
+  const answers = many === 1 ? "1 answer" : `${many} answers`;
+  const words = document.createElement("p");
+  const because = why ? `: ${why}` : "";
+  words.textContent = `${answers} could not be taken as the study asks now${because}. Kept in this browser and tried again whenever this page is loaded; tell the owner of the study.`;
+  const drop = document.createElement("button");
+  drop.className = "quiet";
+  drop.textContent = `Drop ${answers} for good`;
+  drop.addEventListener("click", () => outbox.dropRefused());
+  box.replaceChildren(words, drop);
 }
 
 function scrolls(box) {
@@ -237,22 +256,22 @@ async function undo() {
   last = null;
   judged.delete(pair.id);
   if (now) queue.unshift(now);
-  if (outbox.drop(event)) return show(pair);
+  const undoing = eventId();
+  if (outbox.takeBack(event, pair.id, undoing)) return show(pair);
   busy = true;
   try {
-    const form = new URLSearchParams({ event: eventId() });
-    const response = await fetch("/judge/undo", { method: "POST", body: form, headers: { "X-CSRF-Token": csrf } });
-    const found = await response.json();
-    if (response.ok) {
+    const { ok, found } = await outbox.post({ event: undoing, of: event });
+    if (ok) {
       trouble("");
-      show(found.pair);
+      show(found.pair || pair);
     } else {
       trouble(found.error);
       showNext();
     }
   } catch {
-    trouble("No connection to the server: nothing was taken back.");
-    showNext();
+    // It may have arrived all the same: it is sent again, and before what is said of the pair now.
+    outbox.putUndo(event, pair.id, undoing);
+    show(pair);
   } finally {
     busy = false;
   }

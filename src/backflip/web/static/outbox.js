@@ -1,8 +1,11 @@
 // Answers on their way: kept in the browser until the server says that they are on its disk, sent in order, each once. Each is kept under
-// a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's.
+// a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's. What was
+// sent once may be on the server's disk though nothing came back: it is taken back there, by a message that waits in the same line.
 const AGAIN_MS = 2000;
-// The server has decided, and would decide the same again.
-const FINAL = [409, 413, 422];
+// The server has an answer to this already, or never asked: there is nothing left to send.
+const SETTLED = 409;
+// It cannot take this as the study asks now. That may change back, and somebody's work is in it: it is kept, and tried when a page is loaded.
+const REFUSED = [413, 422];
 
 export class Outbox {
   constructor(person, csrf, says) {
@@ -12,6 +15,7 @@ export class Outbox {
     this.sending = false;
     this.down = false; // whether the page says that the server cannot be reached
     this.waiting = this.kept();
+    this.refused = [];
     this.number = this.waiting.length ? Math.max(...this.waiting.map((one) => one.number)) : 0;
   }
 
@@ -41,22 +45,52 @@ export class Outbox {
     }
   }
 
+  // Put aside what the server cannot take, until a page is loaded or somebody drops it.
+  putAside(one, why) {
+    this.waiting = this.waiting.filter((other) => other !== one);
+    this.refused.push(one);
+    this.says.refused(this.refused.length, why);
+  }
+
+  dropRefused() {
+    for (const one of this.refused) this.forget(one);
+    this.refused = [];
+    this.says.refused(0, "");
+  }
+
   ids() {
     return this.waiting.map((one) => one.body.query);
   }
 
   put(body) {
-    const one = { number: ++this.number, body };
+    this.add({ body });
+  }
+
+  add(said) {
+    const one = { number: ++this.number, ...said };
     this.waiting.push(one);
     this.keep(one);
     this.send();
   }
 
-  drop(event) {
+  // Take back an answer that the server has not acknowledged; false where it has.
+  takeBack(event, query, undo) {
+    const aside = this.refused.find((other) => other.body.event === event);
+    if (aside) {
+      this.forget(aside);
+      this.refused = this.refused.filter((other) => other !== aside);
+      this.says.refused(this.refused.length, "");
+      return true;
+    }
     const one = this.waiting.find((other) => other.body.event === event);
-    if (!one || (one === this.waiting[0] && this.sending)) return false;
-    this.forget(one);
+    if (!one) return false;
+    if (one.sent) this.putUndo(event, query, undo);
+    else this.forget(one);
     return true;
+  }
+
+  putUndo(event, query, undo) {
+    this.add({ body: { event: undo, query, of: event } });
   }
 
   reached() {
@@ -75,11 +109,11 @@ export class Outbox {
   }
 
   async post(body) {
-    const response = await fetch("/judge/answer", {
-      method: "POST",
-      body: JSON.stringify(body),
-      headers: { "Content-Type": "application/json", "X-CSRF-Token": this.csrf },
-    });
+    const undo = "of" in body;
+    const headers = { "X-CSRF-Token": this.csrf };
+    if (!undo) headers["Content-Type"] = "application/json";
+    const content = undo ? new URLSearchParams({ event: body.event, of: body.of }) : JSON.stringify(body);
+    const response = await fetch(undo ? "/judge/undo" : "/judge/answer", { method: "POST", body: content, headers });
     const found = await response.json().catch(() => ({ error: `the server said ${response.status}` }));
     return { status: response.status, ok: response.ok, found };
   }
@@ -102,10 +136,16 @@ export class Outbox {
     try {
       while (this.waiting.length) {
         const one = this.waiting[0];
+        one.sent = true;
+        this.keep(one);
         const { status, ok, found } = await this.post(one.body);
         if (status === 401) return this.says.signedOut();
-        if (!ok && !FINAL.includes(status)) return this.later(found.error, status !== 403);
-        if (!ok) refused = `One answer was not taken: ${found.error}.`;
+        if (REFUSED.includes(status)) {
+          this.putAside(one, found.error);
+          continue;
+        }
+        if (!ok && status !== SETTLED) return this.later(found.error, status !== 403);
+        if (!ok) refused = `One answer was not taken${"of" in one.body ? " back" : ""}: ${found.error}.`;
         this.forget(one);
       }
       this.up();
@@ -119,7 +159,8 @@ export class Outbox {
 
   later(why, again) {
     this.down = true;
-    const many = this.waiting.length;
+    const undone = this.waiting.map((one) => one.body.of).filter(Boolean);
+    const many = this.waiting.filter((one) => !one.body.of && !undone.includes(one.body.event)).length || this.waiting.length;
     const kept = `${many} ${many === 1 ? "answer is" : "answers are"} kept here and sent when ${again ? "it is back" : "that is done"}.`;
     this.says.trouble(`${why[0].toUpperCase()}${why.slice(1)}. ${kept}`);
     if (again) setTimeout(() => this.send(), AGAIN_MS);
