@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backflip.store.lineage import Lineage
 from backflip.store.study import Study
 
 from .conftest import ON_BOTH, Site, Somebody
@@ -89,3 +90,37 @@ def test_an_owner_is_not_made_to_take_a_trial(site: Site) -> None:
     olga, otto = site.come("Olga", "owner"), site.come("Otto", "owner")
     assert decided(olga, otto, "failed") == 409
     assert site.people.person(otto.person.id).state == "passed"
+
+
+@ON_BOTH
+def test_erasing_lists_the_models_that_the_judgements_taught(site: Site) -> None:
+    olga, ann, bob = site.come("Olga", "owner"), site.come("Ann"), site.come("Bob")
+    for one in (ann, bob):
+        assert one.send(one.next(1)[0]["id"]).status_code == 200
+    lineage = Lineage(site.store)
+    hers, his = (
+        lineage.add_reward("a-run", f"reward of {one.judge}", [told], 1.0)
+        for one in (ann.person, bob.person)
+        for _, _, told in site.store.judgement_events()
+        if told.judge == one.judge
+    )
+    policy = lineage.add_policy("a-run", "policy", [hers], 2.0)
+    found = olga.post(f"/people/{ann.person.id}/erase", sure="yes")
+    page = olga.browser.get(found.headers["location"])
+    assert page.status_code == 200 and "1 judgement stays" in page.text
+    assert f'"/lineage/model/{hers}"' in page.text and f'"/lineage/model/{policy}"' in page.text
+    assert his not in page.text and "Ann" not in page.text
+    assert f'"/people?erased={ann.person.id}"' in olga.browser.get("/people").text, "it can be read again"
+    assert olga.browser.get(f"/people?erased={bob.person.id}").status_code == 404
+
+
+def test_what_people_agree_to_is_what_happens_to_their_name(site: Site) -> None:
+    """Owners do see who judged what, so the text that ships says so; and that erasing leaves models as they are."""
+    olga, ann = site.come("Olga", "owner"), site.come("Ann", ready=False)
+    text = ann.browser.get("/judge", follow_redirects=True).text
+    assert "Who sees your name: the owners of this study" in text and "are not changed by that" in text
+    assert "Your name is not kept" not in text
+    assert ann.post("/consent", agree="yes").status_code == 303
+    assert ann.send(ann.next(1)[0]["id"]).status_code == 200
+    ((_, key, _),) = site.store.judgement_events()
+    assert "Ann" in olga.browser.get(f"/lineage/judgement/{key}").text

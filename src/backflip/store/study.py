@@ -43,8 +43,11 @@ INSTRUCTIONS = """You will see two answers, or two short clips, side by side. Ch
 If both are equally good, say so. If you cannot tell, because you do not understand them or something is missing, say that: it is not the same.
 
 Judge what you see. There is no hidden right answer, but some pairs come twice, and on some we know what most people say."""
-CONSENT = """Your choices, and how long they take, are kept and used to train and to study computer programs. Your name is not kept with them.
-You can stop at any time, and you can ask for your name and your words to be erased."""
+CONSENT = """Your choices, how long they take, and what you write are kept and used to train and to study computer programs. They are kept under a number.
+
+Who sees your name: the owners of this study, and whoever runs its server. They can see which judgements are yours. Others who judge do not see your name; when people disagree on a pair, those who judged it may see what you chose and wrote.
+
+You can stop at any time, and you can ask an owner for your name and your words to be erased. Your choices then stay, under the number alone. Programs that learned from them, and files that were copied before, are not changed by that; the owners are shown which programs those are."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
 from backflip.store.desk import STUDY
+from backflip.store.lineage import Lineage
 from backflip.store.people import Role, Session, Standing
 from backflip.store.study import Study
 from backflip.web.guard import Here, Owner, Place
@@ -77,9 +78,9 @@ def write_document(
 
 
 @router.get("/people")
-def people_page(request: Request, here: Here, session: Owner) -> Response:
-    """Show who takes part, how far they are, and how much they have judged."""
-    return _people(request, here, session)
+def people_page(request: Request, here: Here, session: Owner, erased: str = "") -> Response:
+    """Show who takes part, how far they are, and how much they have judged; of `erased`, which models they taught."""
+    return _people(request, here, session, erased=erased)
 
 
 @router.post("/people/invite")
@@ -116,22 +117,36 @@ def decide(here: Here, session: Owner, person_id: str, state: Annotated[str, For
 
 @router.post("/people/{person_id}/erase")
 def erase(here: Here, session: Owner, person_id: str, sure: Annotated[str, Form()] = "") -> Response:
-    """Erase who somebody was and what they wrote."""
+    """Erase who somebody was and what they wrote, and lead to the models that learned from it."""
     if person_id == session.person.id:
         raise DataError("you cannot erase yourself; ask another owner")
     if sure != "yes":
         raise DataError("tick the box to say that you are sure; erasing cannot be undone")
     here.people.erase(person_id)
-    return RedirectResponse("/people", 303)
+    return RedirectResponse(f"/people?erased={person_id}", 303)
 
 
-def _people(request: Request, here: Place, session: Session, link: str = "") -> Response:
-    """Return the page about everybody; `link` is an invitation that was made just now."""
+def _people(request: Request, here: Place, session: Session, link: str = "", erased: str = "") -> Response:
+    """Return the page about everybody; `link` is an invitation that was made just now, `erased` the id of somebody to tell more of."""
+    gone = here.people.person(erased) if erased else None
+    if gone is not None and gone.state != "erased":
+        raise HTTPException(404, "nobody who was erased has this id")
+    ids, models = Lineage(here.store).of_person(gone.judge) if gone else ([], [])
     rows = [
         {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
         for one in here.people.everybody()
     ]
-    return show(request, "people.html", session, rows=rows, link=link, study=here.book.settings())
+    return show(
+        request,
+        "people.html",
+        session,
+        rows=rows,
+        link=link,
+        study=here.book.settings(),
+        gone=gone,
+        stay=len(ids),
+        models=models,
+    )
 
 
 def _settings_as_text(study: Study) -> dict[str, str]:
