@@ -153,29 +153,6 @@ def test_undo_is_an_event_and_the_pair_comes_again(site: Site) -> None:
     assert late.status_code == 409 and "too long ago" in late.json()["error"]
 
 
-def test_undo_may_name_the_answer_that_it_means_and_may_be_sent_twice(site: Site) -> None:
-    set_study(site, QUIET)
-    ann = site.come("Ann")
-
-    def undo(of: str) -> Any:
-        return ann.browser.post(
-            "/judge/undo", data={"event": ann.event(), "of": of}, headers={"X-CSRF-Token": ann.csrf}
-        )
-
-    first, second = (one["id"] for one in ann.next(2))
-    events = [ann.event(), ann.event()]
-    for query, event in zip((first, second), events, strict=True):
-        ann.send(query, event=event)
-    refused = undo(events[0])
-    assert refused.status_code == 409 and "another answer since" in refused.json()["error"]
-    assert len(standing(site.store.judgements(0)[0])) == 2
-    assert undo(events[1]).json()["pair"]["id"] == second
-    assert undo(events[1]).json() == {"pair": None}, "its reply was lost, and it is sent again"
-    assert [one.query_id for one in standing(site.store.judgements(0)[0])] == [first]
-    site.clock.now += QUIET.undo_seconds + 1
-    assert undo(events[0]).status_code == 409, "it stands"
-
-
 def test_a_pair_taken_back_stays_with_whoever_thinks_about_it(site: Site) -> None:
     set_study(site, QUIET)
     ann, bob = site.come("Ann"), site.come("Bob")

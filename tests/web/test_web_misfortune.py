@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, expect
 from backflip.cli import main
 from backflip.data import Item, Query
 from backflip.store import Store
-from backflip.store.desk import UNDONE, Desk, standing
+from backflip.store.desk import Desk, standing
 from backflip.store.people import People
 
 from ..conftest import running_postgres
@@ -112,79 +112,6 @@ def test_a_database_that_goes_away_and_comes_back(context: BrowserContext) -> No
 def arrives_and_its_reply_does_not(route: Any) -> None:
     route.fetch()
     route.abort()
-
-
-@pytest.mark.parametrize("lost", ["answer", "undo", "everything for a while"])
-def test_an_undo_finds_the_answer_though_a_reply_was_lost(
-    served: Served, come: Callable[..., Visitor], lost: str
-) -> None:
-    served.store.add_queries([pair(n) for n in range(6)])
-    ann = come("Ann")
-    first = ann.texts()
-    if lost == "undo":
-        ann.press("1")
-        wait_for(lambda: served.store.counts()["judgements"] == 1)
-        ann.page.wait_for_timeout(300)  # the answer is acknowledged
-        ann.page.route("**/judge/undo", arrives_and_its_reply_does_not, times=1)
-        ann.page.keyboard.press("u")
-    else:
-        ann.page.route("**/judge/answer", arrives_and_its_reply_does_not, times=1)
-        ann.press("1")
-        trouble(ann).to_contain_text(KEPT)
-        if lost == "everything for a while":
-            ann.context.set_offline(True)
-        ann.page.keyboard.press("u")
-    expect(ann.page.locator("#side1 .text").first).to_have_text(first[0])
-    ann.press("2")
-    ann.press("1")
-    if lost == "everything for a while":
-        trouble(ann).to_contain_text("2 answers are kept here")
-        ann.context.set_offline(False)
-    wait_for(lambda: len(served.store.judgements(0)[0]) == 4)
-    trouble(ann).to_be_hidden(timeout=15_000)
-    events = served.store.judgements(0)[0]
-    assert [one.note for one in events] == ["", UNDONE, "", ""]
-    stands = standing(events)
-    assert len({one.query_id for one in stands}) == 2
-    assert stands[0].query_id == events[0].query_id and stands[0].answer != events[0].answer, "the corrected one"
-
-
-def test_answers_that_the_study_cannot_take_any_more_are_kept_and_said_to_be(
-    served: Served, come: Callable[..., Visitor]
-) -> None:
-    served.store.add_queries([pair(n) for n in range(6)])
-    ann = come("Ann")
-    refused = ann.page.locator("#refused")
-    ann.page.wait_for_timeout(300)
-    ann.context.set_offline(True)
-    for key in "12s":
-        ann.press(key)
-    trouble(ann).to_contain_text("3 answers are kept here")
-    served.study(replace(QUIET, scale="seven"))
-    ann.context.set_offline(False)
-    expect(refused).to_contain_text("2 answers could not be taken as the study asks now: this study asks how much")
-    wait_for(lambda: served.store.counts()["judgements"] == 1)  # can't tell fits every scale
-    assert refused.get_by_role("button").inner_text() == "Drop 2 answers for good"
-    ann.page.reload()
-    expect(refused).to_contain_text("2 answers could not be taken")
-    served.study(QUIET)
-    ann.page.reload()
-    wait_for(lambda: served.store.counts()["judgements"] == 3)
-    expect(refused).to_be_hidden()
-    # Once more, and dropped by who knows what that means.
-    served.study(replace(QUIET, scale="seven"))
-    ann.press("1")
-    expect(refused).to_contain_text("1 answer could not be taken")
-    ann.page.keyboard.press("u")
-    expect(refused).to_be_hidden()
-    ann.press("1")
-    refused.get_by_role("button").click()
-    expect(refused).to_be_hidden()
-    ann.page.reload()
-    ann.ready()
-    ann.page.wait_for_timeout(300)
-    expect(refused).to_be_hidden()
-    assert served.store.counts()["judgements"] == 3
 
 
 def test_two_windows_of_one_person_lose_nothing_and_double_nothing(

@@ -144,7 +144,14 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     person = may_judge(session.person)
     study, instructions = here.book.in_force()
     held = here.desk.holding(person, given.query)
-    shares, note = _shares(given, study)
+    try:
+        shares, note = _shares(given, study)
+    except (
+        HTTPException
+    ):  # asked otherwise meanwhile; one that was recorded before that stands, though its reply was lost
+        if held.purpose in MAY_UNDO and given.event in [one.details.get("event") for one in here.desk.said(person)]:
+            return {"recorded": False}
+        raise
     order = dealing.order_for(person, held)
     stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
     new = here.desk.answer(person, _told(given, stored, note, order, instructions), here.clock())
