@@ -19,7 +19,7 @@ from backflip.run_folder import to_json
 from backflip.run_record import AGAIN, STORE, RunRecord, read_object, read_run
 from backflip.store import Store
 from backflip.store.desk import standing
-from backflip.store.people import PERSON, People
+from backflip.store.people import PERSON, People, folded
 from backflip.store.study import StudyBook
 
 if TYPE_CHECKING:
@@ -141,7 +141,11 @@ def _judge(name: str, store: Store, told: Sequence[Judgement], record: RunRecord
     """Return the judge that a name or an id means."""
     count = Counter(one.judge for one in told)
     names = {one.judge: one.name for one in People(store).everybody()}
-    meant = [judge for judge in count if name in (judge, judge.removeprefix(PERSON), names.get(judge))]
+    meant = [
+        judge
+        for judge in count
+        if name in (judge, judge.removeprefix(PERSON)) or folded(names.get(judge, judge)) == folded(name)
+    ]
     if len(meant) != 1:
         who = ", ".join(f"{names.get(judge, judge)} ({judge}, {n:,} judgements)" for judge, n in count.most_common())
         what = "nobody" if not meant else f"{len(meant)} people"
