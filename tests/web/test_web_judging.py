@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backflip.data import Item, Query
-from backflip.overseers.people import PeopleOverseer
+from backflip.overseers.people import GRACE_SECONDS, PeopleOverseer
 from backflip.store.desk import UNDONE, standing
 from backflip.store.study import Known, Study
 
@@ -148,7 +148,7 @@ def test_undo_is_an_event_and_the_pair_comes_again(site: Site) -> None:
     assert [one.note for one in events] == ["", UNDONE, ""]
     (kept,) = standing(events)
     assert kept.answer != events[0].answer
-    site.clock.now += QUIET.undo_seconds + 1
+    site.clock.now += QUIET.undo_seconds + GRACE_SECONDS
     late = ann.browser.post("/judge/undo", data={"event": ann.event()}, headers={"X-CSRF-Token": ann.csrf})
     assert late.status_code == 409 and "too long ago" in late.json()["error"]
 
@@ -159,7 +159,7 @@ def test_a_pair_taken_back_stays_with_whoever_thinks_about_it(site: Site) -> Non
     (shown,) = ann.next()
     ann.send(shown["id"])
     ann.browser.post("/judge/undo", data={"event": ann.event()}, headers={"X-CSRF-Token": ann.csrf})
-    site.clock.now += QUIET.undo_seconds + 1
+    site.clock.now += QUIET.undo_seconds + GRACE_SECONDS
     assert shown["id"] not in {one["id"] for one in bob.next(8)}
     ann.send(shown["id"], "2")
     assert "late" not in site.store.judgements(0)[0][-1].details
@@ -179,7 +179,7 @@ def test_training_hears_only_what_stands(site: Site) -> None:
     heard, cursor = overseer.answers(0)
     assert [one.query_id for one in heard] == [first["id"]] and heard[0].note == ""
     assert heard[0].answer == site.store.judgements(0)[0][2].answer
-    site.clock.now += QUIET.undo_seconds + 1
+    site.clock.now += QUIET.undo_seconds + GRACE_SECONDS
     assert [one.query_id for one in overseer.answers(cursor)[0]] == [second["id"]]
 
 
