@@ -82,8 +82,8 @@ def test_taking_back_twice_and_what_stands(store: Store, ask: Ask) -> None:
     for number, answer in enumerate(((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))):
         assert desk.answer(a, Told(ask(0).id, answer, f"e{number}"), float(number))
         if number < 2:
-            assert desk.take_back(a, f"u{number}", float(number), 10.0) == ask(0)
-    assert desk.take_back(a, "late", 100.0, 10.0) is None
+            assert desk.take_back(a, f"u{number}", float(number), 10.0, 60.0) == ask(0)
+    assert desk.take_back(a, "late", 100.0, 10.0, 60.0) is None
     assert len(store.judgements(0)[0]) == 5
     assert [one.answer for one in standing(store.judgements(0)[0])] == [(0.5, 0.5)]
     assert [one.answer for one in desk.said(a)] == [(0.5, 0.5)]

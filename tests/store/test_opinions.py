@@ -58,7 +58,7 @@ def test_an_answer_taken_back_does_not_disagree(store: Store, ask: Ask) -> None:
     say(store, ann, ask(0), FIRST)
     say(store, bob, ask(0), SECOND)
     assert len(divided(store)) == 1
-    assert desk.take_back(bob, "undo", 2.0, 10.0) == ask(0)
+    assert desk.take_back(bob, "undo", 2.0, 10.0, 60.0) == ask(0)
     assert divided(store) == []
 
 
@@ -82,7 +82,7 @@ def test_blind_and_discussed_answers_stand_beside_the_others(
     (found,) = divided(store)
     assert [one.judge for one in found.blind] == [dee.judge] and len(found.discussed) == 2 and len(found.alone) == 3
     assert found.own(dee)
-    assert desk.take_back(dee, "undo", 2.0, 10.0) is None, "they have seen what others said"
+    assert desk.take_back(dee, "undo", 2.0, 10.0, 60.0) is None, "they have seen what others said"
     assert len(judged_by_people(store)) == 12, "what was said of a quarrel is not counted in anybody's quality"
 
 

@@ -27,7 +27,7 @@ def corrected(store: Store, ask: Ask) -> tuple[Desk, People, str]:
     store.add_queries([query])
     desk.deal(ann, query.id, STUDY, 0.0, 100.0)
     desk.answer(ann, Told(query.id, FIRST, "1" * 16, details={"comment": "her words"}), 1.0)
-    assert desk.take_back(ann, "2" * 16, 2.0, 30.0) is not None
+    assert desk.take_back(ann, "2" * 16, 2.0, 30.0, 60.0) is not None
     desk.answer(ann, Told(query.id, SECOND, "3" * 16, details={"comment": "more words"}), 3.0)
     return desk, People(store), ann.id
 
@@ -58,8 +58,9 @@ def test_who_takes_back_and_leaves_leaves_the_pair_to_others(store: Store, ask: 
     store.add_queries([query])
     desk.deal(ann, query.id, STUDY, 0.0, 100.0)
     desk.answer(ann, Told(query.id, FIRST, "1" * 16), 1.0)
-    desk.take_back(ann, "2" * 16, 2.0, 30.0)
+    desk.take_back(ann, "2" * 16, 90.0, 100.0, 60.0)
     assert store.states([query.id]) == {query.id: "open"}
+    assert desk.take(bob, 1, 1, 149.0, 100.0) == [], "held anew from when it was taken back"
     assert [held.query.id for held in desk.take(bob, 1, 1, 10_000.0, 100.0)] == [query.id]
 
 
@@ -73,8 +74,8 @@ def test_training_hears_nothing_that_can_still_be_taken_back(store: Store, ask: 
     overseer = PeopleOverseer(store, clock=lambda: 3.0)
     heard, cursor = overseer.answers(0)
     assert [one.query_id for one in heard] == [queries[0].id]
-    assert desk.take_back(ann, "a" * 16, 3.0, 30.0) is not None
-    assert desk.take_back(ann, "b" * 16, 3.0, 30.0) is None, "the one before was heard: it stands"
+    assert desk.take_back(ann, "a" * 16, 3.0, 30.0, 60.0) is not None
+    assert desk.take_back(ann, "b" * 16, 3.0, 30.0, 60.0) is None, "the one before was heard: it stands"
     late = PeopleOverseer(store, clock=lambda: 1e6)
     assert [one.query_id for one in late.answers(0)[0]] == [queries[0].id] and late.answers(cursor)[0] == []
 

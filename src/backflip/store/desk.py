@@ -237,8 +237,10 @@ class Desk:
             connection.execute(_ANSWERED, {"query": told.query_id})
         return True
 
-    def take_back(self, person: Person, event: str, now: float, within_seconds: float) -> Query | None:
-        """Take this person's last answer back, if it is not too long ago, and put its question before them again.
+    def take_back(
+        self, person: Person, event: str, now: float, within_seconds: float, hold_seconds: float
+    ) -> Query | None:
+        """Take this person's last answer back, if it is not too long ago, and put its question before them again, for `hold_seconds`.
 
         Returns the question, or None where there is nothing to take back: an answer after which one did anything else, was shown what is
         right, or what others said, stays. The answer stays as it was; a second event says that it no longer stands.
@@ -265,7 +267,8 @@ class Desk:
                 return None
             details = {"undoes": claim["judgement_id"], "event": event}
             _append(connection, Judgement(claim["query_id"], person.judge, None, UNDONE, 1.0, now, None, details))
-            _set_claim(connection, person, claim["query_id"], state="held", since=0.0, judgement_id=None)
+            until = now + hold_seconds
+            _set_claim(connection, person, claim["query_id"], state="held", since=0.0, until=until, judgement_id=None)
             others = exists().where(table.c.query_id == claim["query_id"], table.c.state == "done")
             queries = schema.queries
             alone = and_(queries.c.id == claim["query_id"], queries.c.state == "answered", ~others)

@@ -179,7 +179,8 @@ def undo(
         return {"pair": None}
     if of and [one.details["event"] for one in standing if one.details.get("purpose") in MAY_UNDO][-1:] != [of]:
         raise DataError("you have given another answer since; the one before it was not taken back")
-    query = here.desk.take_back(person, event, here.clock(), here.book.settings().undo_seconds)
+    study = here.book.settings()
+    query = here.desk.take_back(person, event, here.clock(), study.undo_seconds, 60 * study.hold_minutes)
     if query is None:
         raise DataError(
             "there is nothing to take back: the last answer is too long ago, or you have seen what it is worth"
