@@ -19,12 +19,28 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # test processes share the processors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
 REQUIRED = "BACKFLIP_REQUIRE"
 SERVER_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; who runs it then."""
+
+LONGEST = (
+    "test_web_live.py",
+    "test_resume_after_kill.py",
+    "test_arms.py",
+    "test_atari_reward_run.py",
+    "test_learning_proof.py",
+)
+"""Files that begin first where several processes share them out: nobody waits for them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def all_required() -> bool:
