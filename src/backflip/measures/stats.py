@@ -140,6 +140,17 @@ def pair_share_interval(values: ArrayLike, first: ArrayLike, second: ArrayLike) 
     return Estimate(found.value, max(0.0, found.value - reach), min(1.0, found.value + reach), units)
 
 
+def share_difference(after: Estimate, before: Estimate, n: int) -> Estimate:
+    """Return one share less another, its interval put together from theirs (Newcombe 1998, method 10), as of two that do not hang together.
+
+    `n`: how many units the difference rests on.
+    """
+    gap = after.value - before.value
+    low = gap - math.hypot(after.value - after.low, before.high - before.value)
+    high = gap + math.hypot(after.high - after.value, before.value - before.low)
+    return Estimate(gap, max(-1.0, low), min(1.0, high), n)
+
+
 def wilson(successes: float, n: int) -> Estimate:
     """Estimate a share from `successes` of `n` independent trials with Wilson's score interval (Wilson 1927).
 
