@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,22 @@ def test_the_same_judgements_teach_the_same_policy_to_the_bit(earlier: Path, tmp
     with Store.open(earlier / "store.sqlite") as one, Store.open(tmp_path / "run" / "store.sqlite") as other:
         theirs = [set(Lineage(store).teachers_of(Lineage(store).models()[-1].id)) for store in (one, other)]
     assert theirs[0] == theirs[1] and theirs[0]  # the new policy can be followed to the very same judgements
+
+
+def test_a_question_comes_up_where_it_first_came_up_though_others_before_it_were_never_answered(
+    earlier: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(earlier, folder)
+    said = result(folder, "asked")
+    when = dict(zip(said["asked"], said["asked_at"], strict=True))
+    gone = [one for one, at in when.items() if at == 0][1:]
+    with sqlite3.connect(folder / "store.sqlite") as store:
+        store.executemany("DELETE FROM judgements WHERE query_id = ?", [(one,) for one in gone])
+    assert again(folder, tmp_path / "run") == 0
+    found = result(tmp_path / "run", "asked")
+    assert found["asked"] == [one for one in said["asked"] if one not in gone] and max(found["asked_at"]) > 2
+    assert found["asked_at"] == [when[one] for one in found["asked"]] and len(gone) == 5
 
 
 def test_settings_may_differ_and_the_judgements_stay(earlier: Path, tmp_path: Path) -> None:

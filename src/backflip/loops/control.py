@@ -188,6 +188,10 @@ class Position:
     """Ids of the judgements that were taken, in that order."""
     unanswered: int = 0
     ties: int = 0
+    weight: dict[str, float] = field(default_factory=dict[str, float])
+    """What each person's answers weigh in the fit; empty while all weigh the same."""
+    weighed_at: int = 0
+    """How many answers there were when people were weighed last."""
 
 
 def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
@@ -252,11 +256,11 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
                 _save(parts, at, optimizer, fit, run)
     if heard.taught:
         heard.remember(at, run)
-        if heard.weight:
+        if at.weight:
             heard.write_weighting(untaught, world, config, at, run)
     if at.asked:
         run.store.expire(at.asked)  # what is still open would teach nothing any more
-        write_asked(run, at.asked, at.held)
+        write_asked(run, at.asked, at.asked_at, config.updates, at.held)
     return at
 
 
