@@ -69,6 +69,8 @@ def test_the_whole_run(tmp_path: Path) -> None:
     assert found["blahut_arimoto_gap_bits"]["value"] < 1e-6
     assert found["score_end_wanted_share"]["value"] < found["score_peak_wanted_share"]["value"]
     assert {f"{name}_in_front_share" for name in ("forward_error", "count_cells")} <= set(found)
+    shares = [one for name, one in found.items() if name.endswith("_share")]
+    assert len(shares) > 10 and all(0 <= one["low"] <= one["high"] <= 1 for one in shares)
     curves = json.loads((folder / "results" / "curves.json").read_text())
     assert {"score", "empowerment", "curiosity", "20 comparisons, seed 1"} <= set(curves)
     assert np.isfinite([row["kl_nats"] for rows in curves.values() for row in rows]).all()

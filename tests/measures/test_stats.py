@@ -45,6 +45,7 @@ def test_a_share_of_all_or_none_has_a_width_and_no_share_passes_its_ends():
     assert clustered.n == 2 and clustered.low < every.low
     nearly = share_interval([1.0] * 19 + [0.0])
     assert nearly.high == 1.0 and nearly.low == pytest.approx(mean_interval([1.0] * 19 + [0.0]).low)
+    assert share_interval([1 + 1e-9] * 20) == every, "a sum that is rounded"
     with pytest.raises(DataError, match=r"shares in \[0, 1\]"):
         share_interval([0.5, 1.5])
 

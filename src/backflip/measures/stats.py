@@ -22,6 +22,8 @@ from backflip.errors import DataError
 
 Z_95 = float(scipy_stats.norm.ppf(0.975))
 EXACT_PERMUTATIONS = 20_000
+ROUNDING = 1e-6
+"""By how much a share that is a sum of single precision may pass 0 and 1."""
 
 
 def finite(values: ArrayLike, what: str = "values") -> NDArray[np.float64]:
@@ -98,11 +100,12 @@ def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estima
     Where all are 0 or all are 1 the interval is Wilson's over groups: 20 right of 20 do not prove that all are.
 
     Raises:
-        DataError: a value lies outside [0, 1].
+        DataError: a value lies outside [0, 1] by more than rounding explains.
     """
     value_N = finite(values)
-    if value_N.min() < 0 or value_N.max() > 1:
+    if value_N.min() < -ROUNDING or value_N.max() > 1 + ROUNDING:
         raise DataError(f"outcomes from {value_N.min()} to {value_N.max()}; expected shares in [0, 1]")
+    value_N = value_N.clip(0, 1)
     found = mean_interval(value_N, groups)
     if found.value in (0.0, 1.0):
         return wilson(found.value * found.n, found.n)
