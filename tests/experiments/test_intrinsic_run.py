@@ -69,6 +69,10 @@ def test_the_whole_run(tmp_path: Path) -> None:
     assert found["blahut_arimoto_gap_bits"]["value"] < 1e-6
     assert found["score_end_wanted_share"]["value"] < found["score_peak_wanted_share"]["value"]
     assert {f"{name}_in_front_share" for name in ("forward_error", "count_cells")} <= set(found)
+    ours, theirs, ratio = (found[f"{name}_steps"] for name in ("counting_cover", "random_cover", "counting_to_random"))
+    spread = [(one["high"] - one["value"]) / one["value"] for one in (ours, theirs, ratio)]
+    assert ratio["value"] == pytest.approx(ours["value"] / theirs["value"])
+    assert spread[2] == pytest.approx(np.hypot(spread[0], spread[1])), "both have a spread"
     shares = [one for name, one in found.items() if name.endswith("_share")]
     assert len(shares) > 10 and all(0 <= one["low"] <= one["high"] <= 1 for one in shares)
     curves = json.loads((folder / "results" / "curves.json").read_text())

@@ -225,9 +225,12 @@ def cover(config: IntrinsicConfig, run: Run) -> None:
     seeds = range(config.seed, config.seed + config.repetitions)
     counting = [counting_cover(world, 0.95, stream(seed, "counting")) for seed in seeds]
     chance = [random_cover(world, 0.95, stream(config.seed, "random walk", number)) for number in range(100)]
-    run.estimate("counting_cover_steps", mean_interval(counting))
-    run.estimate("random_cover_steps", mean_interval(chance))
-    run.estimate("counting_to_random_steps", mean_interval(np.array(counting) / np.mean(chance)))
+    ours, theirs = mean_interval(counting), mean_interval(chance)
+    run.estimate("counting_cover_steps", ours)
+    run.estimate("random_cover_steps", theirs)
+    ratio = ours.value / theirs.value  # of two independent means, linearised
+    reach = float(np.hypot(ours.high - ours.value, ratio * (theirs.high - theirs.value))) / theirs.value
+    run.estimate("counting_to_random_steps", Estimate(ratio, ratio - reach, ratio + reach, ours.n))
 
 
 def off_switch(config: IntrinsicConfig, run: Run) -> Curves:
