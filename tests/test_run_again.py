@@ -191,6 +191,9 @@ def test_a_run_of_something_else_says_what_is_expected(
     assert 'is a run of "control", not of "reviews"' in capsys.readouterr().err
     assert main(["run", "control", "--without", "ann"]) == 2
     assert "--again RUN --without PERSON" in capsys.readouterr().err
+    for options in (["--again", str(earlier)], ["--without", "ann"], ["--trackers", "all"]):
+        assert main(["run", "--resume", str(earlier), *options]) == 2
+        assert f"keeps the settings it has; leave out {options[0]}" in capsys.readouterr().err
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text('{"experiment": "control"}')
     assert again(tmp_path / "half", tmp_path / "run") == 2
