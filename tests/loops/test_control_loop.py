@@ -20,7 +20,7 @@ from backflip.optimise import ppo
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.run import Run
-from backflip.run_folder import append_lines
+from backflip.run_folder import append_lines, append_text
 from backflip.store import Store
 from backflip.store.lineage import Lineage
 from backflip.worlds.control import ControlWorld, unpack
@@ -264,6 +264,7 @@ def test_killed_while_answers_are_on_their_way_every_one_of_them_teaches_in_the_
     before = Store.open(tmp_path / "run" / "store.sqlite", "read")
     told, _ = before.judgements(0)
     before.close()
+    append_text(tmp_path / "run" / "asked.jsonl", '{"id": "to')
     with Run.resume(tmp_path / "run") as run:
         judge = Judge(run.store, patience=3)
         at = train(parts_of(run, config, judge), config, run)

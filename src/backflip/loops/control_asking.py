@@ -20,7 +20,7 @@ from backflip.data import Episodes, Query
 from backflip.loops.ppo import stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.rewards.queries import Asking, choose, choose_single, labels_due
-from backflip.run_folder import append_lines
+from backflip.run_folder import append_lines, cut_to
 from backflip.run_record import read_lines
 
 if TYPE_CHECKING:
@@ -45,8 +45,12 @@ class Put:
 
 def put_before(run: Run) -> list[Put]:
     """Return what this run asked before it was killed, in that order, without what was written down and had not reached the store."""
-    faults: list[str] = []
-    found = {str(row["id"]): row for row in read_lines(run.path / ASKED, faults)}
+    path, faults = run.path / ASKED, list[str]()
+    if path.is_file():  # a line that a power cut left half written would spoil the next one
+        cut_to(path, path.read_bytes().rfind(b"\n") + 1)
+    found = {str(row["id"]): row for row in read_lines(path, faults)}
+    for fault in faults:
+        run.note(f"{fault}; answers to its question are not learned from")
     stored = run.store.states(found)
     return [Put(key, int(row["update"]), bool(row["held"])) for key, row in found.items() if key in stored]
 
