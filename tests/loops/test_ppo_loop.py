@@ -321,43 +321,6 @@ def test_a_crash_anywhere_changes_nothing(
     assert again[1:] == whole[1:]
 
 
-class Three(Late):
-    """Three people judge every pair at once; the last of them chooses by the question's number."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store, [])
-
-    def ask(self, queries: Sequence[Query]) -> None:
-        super().ask(queries)
-        for query in queries:
-            share = likes_good("", query.items[0].content, query.items[1].content)
-            for n, first in enumerate((share, share, float(int(query.id[:8], 16) % 2))):
-                self.store.add_judgements([Judgement(query.id, f"person:{n}", (first, 1 - first), created=1.0)])
-
-
-def test_after_a_kill_comparisons_weigh_what_they_weighed_in_the_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitted: list[float] = []
-    true = loop.fit_reward
-
-    def seen(parts: Parts, pairs: Sequence[Any], *rest: Any, **more: Any) -> Any:
-        fitted[:] = fitted or [pair.weight for pair in pairs]
-        return true(parts, pairs, *rest, **more)
-
-    def crash(*args: object) -> None:
-        raise Crash
-
-    with monkeypatch.context() as patch, pytest.raises(Crash), new_run(tmp_path / "run") as run:
-        patch.setattr(loop, "fit_reward", seen)
-        patch.setattr(loop, "improve", crash)
-        train(parts_of(run, overseer=Three(run.store)), TINY, run)
-    with Run.resume(tmp_path / "run") as run:
-        run.progress = Progress(quiet=True)
-        trained = train(parts_of(run, overseer=Three(run.store)), TINY, run)
-    assert [pair.weight for pair in trained.pairs] == fitted and len(set(fitted)) > 1
-
-
 def test_a_run_reads_back_its_own_questions_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may be shared: what others asked before is not taken for this run's."""
     config = replace(TINY, updates=2)
