@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from backflip.cli import main
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
 from backflip.loops.answers import answers_to, person_weights, what_weighting_changed
+from backflip.overseers.recorded import RecordedOverseer, recorded
 from backflip.policies.actor_critic import ActorCritic
 from backflip.run import read_run
+from backflip.run_again import prepare
 from backflip.store import Store
 from backflip.store.lineage import Lineage
 from backflip.store.people import People
@@ -157,9 +160,8 @@ def test_questions_that_only_they_answered_are_left_without(earlier: Path, judge
         store.add_judgements([Judgement(one.id, BOB, (1.0, 0.0), created=5.0)])
     said = result(judged, "asked")
     said["asked"].append(one.id)
+    said["asked_at"].append(0)
     (judged / "results" / "asked.json").write_text(json.dumps(said))
-    from backflip.run_again import prepare
-
     assert prepare(judged, ["bob"])[1].unanswered == 1 and prepare(judged, [teacher])[1].unanswered == 0
 
 
@@ -203,8 +205,6 @@ def test_a_run_of_something_else_says_what_is_expected(
 def test_a_copy_that_was_stopped_half_way_says_so(
     earlier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from backflip.overseers.recorded import recorded
-
     assert again(earlier, tmp_path / "run") == 0
     with Store.open(tmp_path / "empty.sqlite") as store, pytest.raises(DataError, match="while they were copied"):
         recorded(tmp_path / "run", store)
@@ -234,6 +234,19 @@ def test_weights_follow_known_answers_and_need_two_people(tmp_path: Path) -> Non
         store.add_judgements([Judgement(pair.id, "person:wrong", wrong, details={"purpose": "gold"}) for pair in pairs])
         found = person_weights(store, ["person:right", "person:wrong", "model"])
     assert set(found) == {"person:right", "person:wrong"} and found["person:right"] > 1 > found["person:wrong"] > 0
+
+
+def test_whoever_is_left_out_weighs_nobody_in_a_store_that_is_shared_either(earlier: Path, tmp_path: Path) -> None:
+    again_of = replace(prepare(earlier, [])[1], without=("person:c",))
+    with Store.open(tmp_path / "s.sqlite") as store:
+        pairs = [Query((Item("", f"a{n}", {}), Item("", f"b{n}", {})), "Which?") for n in range(40)]
+        store.add_queries(pairs)
+        for n, pair in enumerate(pairs):
+            for judge, right in (("a", True), ("b", n % 2 == 0), ("c", n % 2 == 0)):  # c says whatever b says
+                store.add_judgements([Judgement(pair.id, f"person:{judge}", (1.0, 0.0) if right else (0.0, 1.0))])
+        people, repeats = ["person:a", "person:b"], RecordedOverseer(store, [], again_of)
+        with_c, without_c = (person_weights(store, people, one) for one in (None, repeats))
+    assert with_c["person:b"] > with_c["person:a"] and without_c["person:a"] == pytest.approx(without_c["person:b"])
 
 
 def test_what_weighting_changed_by_hand() -> None:

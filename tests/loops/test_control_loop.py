@@ -244,7 +244,7 @@ def dying(parts: ControlParts, after: int) -> ControlParts:
 def test_people_weigh_after_a_kill_what_they_weighed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are weighed anew when there are a tenth more answers; here one pair comes at a time, to sixteen."""
     monkeypatch.setattr(
-        control_hearing, "person_weights", lambda store, _: {"person:1": 1 / store.counts()["judgements"]}
+        control_hearing, "person_weights", lambda store, *_: {"person:1": 1 / store.counts()["judgements"]}
     )
     config = replace(CONFIG, steps=600, first_share=0.8, ask_at_once=1, save_every=2)
     with start(tmp_path / "whole", config) as run:

@@ -94,15 +94,16 @@ def is_person(judge: str) -> bool:
     return judge.startswith(PERSON)
 
 
-def person_weights(store: Store, judges: Collection[str]) -> dict[str, float]:
+def person_weights(store: Store, judges: Collection[str], overseer: Overseer | None = None) -> dict[str, float]:
     """Return what each person's answers weigh, by how often they agree with known answers and with others; empty for fewer than two.
 
-    They are those of the page of qualities: read from everything that people said by themselves in this store, checks among it.
+    They are those of the page of qualities: read from everything that people said by themselves in this store, checks among it, but from
+    nothing of those whom a run that repeats an earlier one leaves out.
     """
     people = sorted({judge for judge in judges if is_person(judge)})
     if len(people) < 2:
         return {}
-    found = weights_of_people(store)
+    found = weights_of_people(store, overseer.without if isinstance(overseer, RecordedOverseer) else ())
     return {judge: found[judge] for judge in people if judge in found}
 
 

@@ -228,7 +228,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
                 fresh = heard.take(parts.overseer, config.wait_seconds, at, run)
             else:
                 fresh = 0
-            inside, held = heard.apart(at, run) if fresh else ([], [])
+            inside, held = heard.apart(parts.overseer, at, run) if fresh else ([], [])
             if inside:  # the first answers to come may all be to questions that are only measured
                 with threads(many):
                     stats = fit(world, inside, held, stream(config.seed, "fit", at.update))

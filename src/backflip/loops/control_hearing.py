@@ -87,10 +87,10 @@ class Heard:
         told = run.store.judgements_by_id(at.heard)
         self._join({key: told[key] for key in at.heard}, run)
 
-    def apart(self, at: Position, run: Run) -> tuple[list[Answer], list[Answer]]:
+    def apart(self, overseer: Overseer, at: Position, run: Run) -> tuple[list[Answer], list[Answer]]:
         """Return what is learned from, and what is only measured, each answer with its judge's weight."""
         if self.weigh_people and len(self.taught) >= GROWN * at.weighed_at:
-            at.weight = person_weights(run.store, {one.judge for one in self.taught.values()})
+            at.weight = person_weights(run.store, {one.judge for one in self.taught.values()}, overseer)
             at.weighed_at = len(self.taught)
         return self._parts(at, at.weight)
 

@@ -225,7 +225,8 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
             # a policy that repeats itself makes the same question twice: it is asked, and counts, once
             questions = list({query.id: query for query in [*questions, *new]}.values())
             answers = gather(parts.overseer, questions, config, run)
-            at.weight = person_weights(run.store, [one.judge for one in answers]) if config.weigh_people else {}
+            judges = {one.judge for one in answers}
+            at.weight = person_weights(run.store, judges, parts.overseer) if config.weigh_people else {}
             pairs, counts = comparisons(questions, answers, at.weight)
             run.log(number, "ask", **{name: float(value) for name, value in counts.items()})
             # -- fit ---------------------------------------------------------------------------------------------------
@@ -353,14 +354,13 @@ def next_questions(parts: Parts, config: PPOLoopConfig, at: Position, run: Run) 
 
     It samples all the same: which prompts come next, and so what PPO sees, depends on it.
     """
-    number = at.round
-    asked = share(config.questions, config.rounds, number)
+    asked = share(config.questions, config.rounds, at.round)
     with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
-        rows = parts.world.collect(parts.policy, 2 * asked, stream(config.seed, "sample", number))
+        rows = parts.world.collect(parts.policy, 2 * asked, stream(config.seed, "sample", at.round))
         at.episodes, at.tokens = at.episodes + len(rows), at.tokens + int(rows.mask_BT.sum())
-        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
+        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", at.round))
         bar.advance(2 * asked)
-    return parts.overseer.come_up(number, config.rounds) if isinstance(parts.overseer, RecordedOverseer) else new
+    return parts.overseer.come_up(at.round, config.rounds) if isinstance(parts.overseer, RecordedOverseer) else new
 
 
 def _weighting_changed(
