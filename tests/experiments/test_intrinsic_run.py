@@ -14,8 +14,10 @@ from backflip.errors import ConfigError
 from backflip.experiments import find
 from backflip.experiments.intrinsic import IntrinsicConfig
 from backflip.experiments.intrinsic_parts import (
+    PRESSED_POINTS,
     arriving_SA,
     empowerment_reward,
+    figures_of,
     frontier,
     press_chance,
     shape_of,
@@ -89,3 +91,14 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             replace(IntrinsicConfig(), **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_of_rewards_from_comparisons_the_first_seed_is_drawn() -> None:
+    rows = [{"kl_nats": 2.0, "wanted": 0.1, "pressed": 0.5}, {"kl_nats": 1.0, "wanted": 0.2, "pressed": 0.4}]
+    curves = {"score": rows} | {f"20 comparisons, seed {k}": rows for k in (0, 1, 10)}
+    found = figures_of(curves, {"score": rows}, {"preferences": rows * PRESSED_POINTS})
+    drawn = {one["name"]: one for one in found["wanted"]["series"]}
+    assert set(drawn) == {"score", "20 comparisons, seed 0", "score, PPO"}
+    assert (drawn["score"]["x"], drawn["score"]["y"]) == ([1.0, 2.0], [0.2, 0.1])
+    assert drawn["score, PPO"]["estimates"][0]["value"] == pytest.approx(0.15)
+    assert [len(one["x"]) for one in found["pressed"]["series"]] == [PRESSED_POINTS]
