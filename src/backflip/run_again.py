@@ -39,6 +39,10 @@ class Again:
     """Its folder."""
     asked: tuple[str, ...]
     """Ids of its questions that somebody answered, in the order in which they were asked."""
+    asked_at: tuple[int, ...]
+    """At which place of its recipe, a round or an update, each of them came up first."""
+    places: int
+    """How many such places it had."""
     held: tuple[str, ...]
     """Those of them that were only measured."""
     without: tuple[str, ...]
@@ -65,11 +69,17 @@ def prepare(path: str | Path, without: Sequence[str]) -> tuple[RunRecord, Again]
         raise DataError(
             f"{record.path} does not say what it asked (results/asked.json); expected a finished run of reviews, text, control or backflip"
         )
-    asked, held = (tuple(str(one) for one in said.get(name, ())) for name in ("asked", "held"))
+    places = int(said.get("places", 0))
+    if len(said.get("asked_at", ())) != len(said["asked"]) or places < 1:
+        raise DataError(
+            f"{record.path} does not say when it asked what (results/asked.json); it is of an older version: run it anew"
+        )
+    when = {str(one): int(at) for one, at in zip(said["asked"], said["asked_at"], strict=True)}
+    held = tuple(str(one) for one in said.get("held", ()))
     with Store.open(_store_of(record), mode="read") as store:
-        told = _standing(store, asked)
+        told = _standing(store, list(when))
         heard = {one.query_id for one in told}
-        asked = tuple(one for one in asked if one in heard)  # what nobody answered taught nothing
+        asked = tuple(one for one in when if one in heard)  # what nobody answered taught nothing
         gone = tuple(dict.fromkeys(_judge(name, store, told, record) for name in without))
     kept = [one for one in told if one.judge not in gone]
     if not any(one.answer is not None for one in kept):
@@ -82,6 +92,8 @@ def prepare(path: str | Path, without: Sequence[str]) -> tuple[RunRecord, Again]
         str(record.command.get("id", "")),
         str(record.path),
         asked,
+        tuple(when[one] for one in asked),
+        places,
         held,
         gone,
         len(kept),
@@ -125,7 +137,7 @@ def read_again(folder: Path) -> Again | None:
     faults: list[str] = []
     found = read_object(path, faults)
     try:
-        for name in ("asked", "held", "without"):
+        for name in ("asked", "asked_at", "held", "without"):
             found[name] = tuple(found[name])
         return Again(**found)
     except (KeyError, TypeError) as error:

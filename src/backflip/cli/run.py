@@ -112,7 +112,8 @@ def _no_name() -> int:
 
 def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     """Go on with a run. Its settings are part of it, so none may be given again."""
-    given = [*overrides, *(["--folder"] if own.folder else []), *(["--plan"] if own.plan else [])]
+    of_a_new_run = ("folder", "again", "without", "trackers", "plan")
+    given = [*overrides, *(f"--{option}" for option in of_a_new_run if getattr(own, option))]
     if given:
         raise ConfigError(f"a resumed run keeps the settings it has; leave out {given[0]}, or start a new run")
     from backflip.progress import Progress

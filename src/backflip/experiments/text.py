@@ -20,7 +20,7 @@ import torch
 from backflip.data import Episodes, Estimate, Item, Judgement, Query
 from backflip.errors import ConfigError, DataError
 from backflip.experiments import experiment
-from backflip.loops.answers import answers_to, gather
+from backflip.loops.answers import gather
 from backflip.loops.ppo import Parts, PPOLoopConfig, Trained, stream, train
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
 from backflip.measures.kl import kl_nats_per_sequence
@@ -69,7 +69,8 @@ class TextConfig(PPOLoopConfig):
     prompts: Path = Path()
     """JSONL with "prompt" or chat "messages", or a text file with a prompt a line. Required."""
     overseer: str = ""
-    """Who compares: terminal, or FILE.py:FUNCTION, a function (prompt, a, b) -> probability that a is better, or None. Required."""
+    """Who compares: terminal, people (in the browser: `backflip serve`), or FILE.py:FUNCTION, a function (prompt, a, b) -> probability
+    that a is better, or None. Required."""
     question: str = "Which answer is better?"
     """What the overseer is asked."""
     sampling: LMConfig = field(default_factory=lambda: LMConfig(max_new_tokens=128, rows=32))
@@ -202,9 +203,9 @@ def compare(
         )
         for k in range(count)
     ]
-    judgements, _ = gather(overseer, questions, config, run)
+    judgements = gather(overseer, questions, config, run)
     by_question: dict[str, list[float]] = {}
-    for one in answers_to(questions, judgements):
+    for one in judgements:
         if one.answer is not None:
             by_question.setdefault(one.query_id, []).append(one.answer[0])
     shares = [float(np.mean(each)) for each in by_question.values()]  # several people may have judged a pair

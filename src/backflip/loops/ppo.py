@@ -160,8 +160,12 @@ class Position:
     update: int = 0
     asked: list[str] = field(default_factory=list[str])
     """Ids of the questions so far: the store may hold those of other runs too."""
+    asked_at: list[int] = field(default_factory=list[int])
+    """In which round each of them was asked first."""
     heard: list[str] = field(default_factory=list[str])
     """Ids of the judgements that the last reward was fitted to, in the order of the questions."""
+    weight: dict[str, float] = field(default_factory=dict[str, float])
+    """What each person's answers weighed in that fit; empty where all weighed the same."""
     rewards: list[str] = field(default_factory=list[str])
     """Ids of the reward models so far, as their lineage has them."""
     episodes: int = 0
@@ -211,7 +215,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
             known = run.store.queries_by_id(at.asked)
             questions = [known[query_id] for query_id in at.asked]
             told = run.store.judgements_by_id(at.heard)
-            pairs, counts = comparisons(questions, [told[one] for one in at.heard])
+            pairs, counts = comparisons(questions, [told[one] for one in at.heard], at.weight)
             if number < at.round:
                 continue
             reward = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{number}")
@@ -220,9 +224,10 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
             new = next_questions(parts, config, at, run)
             # a policy that repeats itself makes the same question twice: it is asked, and counts, once
             questions = list({query.id: query for query in [*questions, *new]}.values())
-            answers, _ = gather(parts.overseer, questions, config, run)
-            weight = person_weights(run.store, [one.judge for one in answers]) if config.weigh_people else {}
-            pairs, counts = comparisons(questions, answers, weight)
+            answers = gather(parts.overseer, questions, config, run)
+            judges = {one.judge for one in answers}
+            at.weight = person_weights(run.store, judges, parts.overseer) if config.weigh_people else {}
+            pairs, counts = comparisons(questions, answers, at.weight)
             run.log(number, "ask", **{name: float(value) for name, value in counts.items()})
             # -- fit ---------------------------------------------------------------------------------------------------
             reward, at.fits = fit_reward(parts, pairs, config, run, number)
@@ -230,13 +235,15 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
                 probe = world.collect(reference, config.normalise_on, stream(config.seed, "normalise", number))
                 reward.measure_normaliser(probe, reference.hash())
                 bar.advance(config.normalise_on)
-            if weight and number + 1 == config.rounds:
+            if at.weight and number + 1 == config.rounds:
                 changed = _weighting_changed(parts, comparisons(questions, answers)[0], reward, at.fits, config, run)
-                write_weighting(run, weight, [one.judge for one in answers if one.answer is not None], changed)
+                write_weighting(run, at.weight, [one.judge for one in answers if one.answer is not None], changed)
             run.checkpoint("reward_model", number, lambda folder, fitted=reward: fitted.save(folder, policy.tokenizer))
+            at.asked_at += [number] * (len(questions) - len(at.asked))
             at.asked, at.heard = [query.id for query in questions], [judgement_id(one) for one in answers]
             at.fitted = True
-            made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", answers, time.time())
+            taught = [one for one in answers if one.answer is not None]
+            made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", taught, time.time())
             at.rewards = [*at.rewards, made]
             save()
         # -- improve -----------------------------------------------------------------------------------------------------
@@ -270,7 +277,7 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
         raise DataError("the run holds no reward model although it is past its last round; start a new run")
     Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
     run.store.expire(at.asked)  # what is still open would teach nothing any more
-    write_asked(run, at.asked)
+    write_asked(run, at.asked, at.asked_at, config.rounds)
     return Trained(reward, at.fits, pairs, counts, reference, at.episodes, at.tokens)
 
 
@@ -343,21 +350,17 @@ def fit_reward(
 
 
 def next_questions(parts: Parts, config: PPOLoopConfig, at: Position, run: Run) -> list[Query]:
-    """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return the questions asked there.
+    """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return what was asked there up to this round.
 
     It samples all the same: which prompts come next, and so what PPO sees, depends on it.
     """
-    number = at.round
-    asked = share(config.questions, config.rounds, number)
+    asked = share(config.questions, config.rounds, at.round)
     with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
-        rows = parts.world.collect(parts.policy, 2 * asked, stream(config.seed, "sample", number))
+        rows = parts.world.collect(parts.policy, 2 * asked, stream(config.seed, "sample", at.round))
         at.episodes, at.tokens = at.episodes + len(rows), at.tokens + int(rows.mask_BT.sum())
-        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
+        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", at.round))
         bar.advance(2 * asked)
-    if not isinstance(parts.overseer, RecordedOverseer):
-        return new
-    told, rounds = parts.overseer.questions, config.rounds
-    return told[len(told) * number // rounds : len(told) * (number + 1) // rounds]
+    return parts.overseer.come_up(at.round, config.rounds) if isinstance(parts.overseer, RecordedOverseer) else new
 
 
 def _weighting_changed(
