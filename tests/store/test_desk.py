@@ -12,7 +12,7 @@ import pytest
 from backflip.data import Query
 from backflip.errors import DataError, StoreError
 from backflip.store import Store
-from backflip.store.desk import GOLD, Desk, Told, standing
+from backflip.store.desk import GOLD, Desk, Tally, Told, standing
 from backflip.store.people import People, Person
 from backflip.store.study import Known, Study, StudyBook
 
@@ -87,7 +87,7 @@ def test_taking_back_twice_and_what_stands(store: Store, ask: Ask) -> None:
     assert len(store.judgements(0)[0]) == 5
     assert [one.answer for one in standing(store.judgements(0)[0])] == [(0.5, 0.5)]
     assert [one.answer for one in desk.said(a)] == [(0.5, 0.5)]
-    assert desk.counts(a) == {"study": 1}
+    assert desk.tally(a) == Tally({"study": 1}, {})
 
 
 def test_settings_survive_and_unknown_ones_of_a_later_version_do_no_harm(store: Store) -> None:
