@@ -61,13 +61,12 @@ def _on_checkout(connection: Any, record: Any, _: object) -> None:
     back = record.info.get("back")
     if back is None:
         return  # it is new
-    watch = select.poll()
-    watch.register(connection.fileno(), select.POLLIN)
-    if time.monotonic() - back < TRUSTED_SECONDS and not watch.poll(0):
-        return
     from psycopg import Error
 
     try:
-        connection.execute("SELECT 1")
+        watch = select.poll()
+        watch.register(connection.fileno(), select.POLLIN)
+        if time.monotonic() - back > TRUSTED_SECONDS or watch.poll(0):
+            connection.execute("SELECT 1")
     except Error as error:
         raise InvalidatePoolError from error
