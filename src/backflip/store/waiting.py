@@ -100,14 +100,13 @@ def _look(connection: Connection, levels: tuple[int, ...], asked: dict[str, Any]
     """Look for what is over, what a person holds, and `count` questions of each level that they may be given."""
     seen, held = Seen(), list[Any]()
     new: dict[int, list[Any]] = {level: [] for level in levels}
-    given = {f"given_{place}": level for place, level in enumerate(levels)}
-    for row in connection.execute(_statement(len(levels), 0 in levels), asked | given):
+    for row in connection.execute(_statement(levels, asked["count"]), asked):
         if row.level == _OVER:
             seen.over.append((row.query_id, row.person_id))
         elif row.level == _HELD:
             held.append(row)
         else:
-            new[levels[row.level]].append(row)
+            new[row.level].append(row)
     seen.held = {row.query_id: row.purpose for row in sorted(held, key=lambda row: row.since)}
     seen.new = [row.query_id for level in levels for row in sorted(new[level], key=lambda row: row.since)]
     return seen
@@ -117,8 +116,12 @@ _OVER, _HELD = -2, -1
 
 
 @lru_cache
-def _statement(levels: int, untouched: bool) -> Any:
-    """Return the statement for so many levels; `untouched`: the last of them is of questions that nobody has."""
+def _statement(levels: tuple[int, ...], count: int) -> Any:
+    """Return the statement that looks through these levels.
+
+    Its order begins with `given`, bound from both sides. By `given = 0` alone a planner knows that the order is that of `seq`, takes
+    the primary key for a short cut, and reads every question that was ever answered on its way to the first that was not.
+    """
     claim = (_claims.c.query_id, _claims.c.person_id, _claims.c.purpose, _claims.c.since)
     now, far = bindparam("now", type_=Double), bindparam("far", type_=Double)
     late = or_(_claims.c.until < now, _claims.c.until > far)
@@ -131,25 +134,26 @@ def _statement(levels: int, untouched: bool) -> Any:
         select(literal_column(str(_OVER)).label("level"), *claim).where(_claims.c.state == "held", late),
         select(literal_column(str(_HELD)).label("level"), *claim).where(mine),
     ]
-    for place in range(levels):
-        alone = untouched and place == levels - 1
+    for level in levels:
         had = exists().where(
             _claims.c.query_id == _queries.c.id, _claims.c.person_id == _PERSON, _claims.c.state != "returned"
         )
+        number, many = literal_column(str(level), Integer), literal_column(str(count), Integer)
         free = select(
-            literal_column(str(place)).label("level"),
+            number.label("level"),
             _queries.c.id.label("query_id"),
             literal_column("''").label("person_id"),
             _queries.c.purpose,
             _queries.c.seq.label("since"),
         ).where(
             _queries.c.purpose == STUDY,
-            _queries.c.given == bindparam(f"given_{place}", type_=Integer),
-            _queries.c.state.in_(("open",) if alone else ("open", "answered")),
+            _queries.c.given >= number,
+            _queries.c.given <= number,
+            _queries.c.state.in_(("open", "answered") if level else ("open",)),
             ~had,
         )
-        free = free.order_by(_queries.c.seq).limit(bindparam("count", type_=Integer))
-        parts.append(select(free.subquery(f"level_{place}")))
+        free = free.order_by(_queries.c.given, _queries.c.seq).limit(many)
+        parts.append(select(free.subquery(f"level_{level}")))
     return union_all(*parts)
 
 
