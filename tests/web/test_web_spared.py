@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ QUIET = Study(overlap=2, gold_share=0.0, repeat_share=0.0)
 
 
 @contextmanager
-def statements() -> Iterator[list[str]]:
+def statements() -> Generator[list[str]]:
     """Collect what is sent to any database meanwhile."""
     sent: list[str] = []
 
