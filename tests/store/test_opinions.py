@@ -129,7 +129,7 @@ def test_an_answer_made_known_is_held_against_others_alone(
     (known,) = book.known()
     assert known.query.items == ask(1).items and known.query.id != ask(1).id and known.answer == SECOND
     assert agreed(store) == [] and desk.unseen_known(dee, 9) == [known.query.id]
-    assert desk.unseen_known(people["ann"], 9) == [] and desk.counts(people["ann"]) == {STUDY: 4, OWN: 1}
+    assert desk.unseen_known(people["ann"], 9) == [] and desk.tally(people["ann"]).done == {STUDY: 4, OWN: 1}
     assert ask(1).id not in {one.query.id for one in desk.take(dee, 9, 9, 0.0, 10.0)}
     say(store, dee, known.query, FIRST, GOLD)
     checked = [one.judgement.judge for one in judged_by_people(store) if one.known is not None]

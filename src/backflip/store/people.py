@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
@@ -51,10 +51,16 @@ class Session:
     person: Person
     csrf: str
     """Must come back with everything that changes something."""
+    edition: int
+    """Number of the last change of the study's settings and texts, as it was when the session was looked up."""
 
 
 _SESSION = (
-    select(schema.people, schema.sessions.c.csrf)
+    select(
+        schema.people,
+        schema.sessions.c.csrf,
+        select(func.coalesce(func.max(schema.documents.c.seq), 0)).scalar_subquery().label("edition"),
+    )
     .select_from(schema.sessions.join(schema.people))
     .where(schema.sessions.c.token == bindparam("token"), schema.sessions.c.expires > bindparam("now"))
 )
@@ -152,7 +158,7 @@ class People:
         """Return the session of a token; None where there is none or it is over."""
         with self._database.transaction("read") as connection:
             row = connection.execute(_SESSION, {"token": digest_of(token), "now": now}).mappings().first()
-        return None if row is None or row["state"] == "erased" else Session(_person(row), row["csrf"])
+        return None if row is None or row["state"] == "erased" else Session(_person(row), row["csrf"], row["edition"])
 
     def sign_out(self, token: str) -> None:
         """End a session."""

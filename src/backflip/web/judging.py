@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from backflip import __version__
@@ -19,7 +19,7 @@ from backflip.data import Item
 from backflip.errors import DataError
 from backflip.measures.judges import agreement
 from backflip.overseers.shown import SEVEN_POINTS, as_stored
-from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
+from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, REPEAT, TRIAL, Held, Told
 from backflip.store.judged import choice_of
 from backflip.store.people import Person, Session
 from backflip.store.study import LONGEST_TEXT, Study
@@ -125,24 +125,28 @@ def consent(here: Here, session: Somebody, agree: Annotated[str, Form()] = "") -
 
 
 @router.get("/judge/next", response_model=None)
-def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
+def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> Response:
     """Return the pairs now before somebody, the first one first."""
     person = may_judge(session.person)
-    held = dealing.next_for(here, person, max(1, min(count, MOST)))
-    counts = here.desk.counts(person)
-    return {
-        "pairs": [shown(here, person, one) for one in held],
-        "done": sum(counts.get(purpose, 0) for purpose in QUEUE),
-        "of": dealing.trial_length(here) if person.state == "trial" else None,
-        "wait": dealing.wait_seconds(here, person) if not held else 0,
-    }
+    study, _ = here.book.in_force(session.edition)
+    tally = here.desk.tally(person)
+    held = dealing.next_for(here, person, study, tally, max(1, min(count, MOST)))
+    # Made into JSON here: what is of plain types alone needs no look at each of them by the framework.
+    return JSONResponse(
+        {
+            "pairs": [shown(here, person, one) for one in held],
+            "done": tally.came,
+            "of": dealing.trial_length(here) if person.state == "trial" else None,
+            "wait": dealing.wait_seconds(here, person, study) if not held else 0,
+        }
+    )
 
 
 @router.post("/judge/answer", response_model=None)
-def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
+def answer(here: Here, session: Somebody, given: Answer) -> Response:
     """Record one judgement; it is on the disk when this returns."""
     person = may_judge(session.person)
-    study, instructions = here.book.in_force()
+    study, instructions = here.book.in_force(session.edition)
     held = here.desk.holding(person, given.query)
     try:
         shares, note = _shares(given, study)
@@ -150,7 +154,7 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
         HTTPException
     ):  # asked otherwise meanwhile; one that was recorded before that stands, though its reply was lost
         if held.purpose in MAY_UNDO and given.event in [one.details.get("event") for one in here.desk.said(person)]:
-            return {"recorded": False}
+            return JSONResponse({"recorded": False})
         raise
     order = dealing.order_for(person, held)
     stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
@@ -158,7 +162,7 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     found: dict[str, Any] = {"recorded": new}
     if held.purpose in (TRIAL, PRACTICE):
         found |= _explained(here, person, held, stored, order)
-    return found
+    return JSONResponse(found)
 
 
 @router.post("/judge/undo")
@@ -284,7 +288,7 @@ def _explained(
     if known is None:
         raise DataError("what is right of this pair is not known any more; load the page again")
     said = SAID[choice_of([known.answer[index] for index in order])]
-    over = held.purpose == TRIAL and here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
+    over = held.purpose == TRIAL and here.desk.tally(person).done.get(TRIAL, 0) >= dealing.trial_length(here)
     if over and person.state == "trial":  # not where the last answer comes once more after the owner decided
         here.people.move(person.id, "waiting")
         here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())

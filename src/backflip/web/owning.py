@@ -133,7 +133,7 @@ def _people(request: Request, here: Place, session: Session, link: str = "", era
         raise HTTPException(404, "nobody who was erased has this id")
     ids, models = Lineage(here.store).of_person(gone.judge) if gone else ([], [])
     rows = [
-        {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
+        {"person": one, "counts": here.desk.tally(one).done, "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
         for one in here.people.everybody()
     ]
     return show(

@@ -40,5 +40,5 @@ def next_exercises(here: Here, session: Somebody, count: int = AHEAD) -> dict[st
     """Return the exercises now before somebody, the first one first."""
     person = may_judge(session.person)
     held = dealing.practice(here, person, max(1, min(count, MOST)))
-    done = here.desk.counts(person).get(PRACTICE, 0)
+    done = here.desk.tally(person).done.get(PRACTICE, 0)
     return {"pairs": [shown(here, person, one) for one in held], "done": done, "of": None, "wait": 0}
