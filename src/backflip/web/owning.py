@@ -16,12 +16,14 @@ from backflip.errors import ConfigError, DataError
 from backflip.store.desk import STUDY
 from backflip.store.lineage import Lineage
 from backflip.store.people import Role, Session, Standing
+from backflip.store.resets import CHOSEN, Resets
 from backflip.store.study import Study
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
 
 router = APIRouter()
 INVITATION_HOURS = 24 * 7
+RESET_HOURS = 24
 PAGE = 50
 LONGEST_DOCUMENT = 20_000
 MOST = 2**31 - 1
@@ -97,7 +99,15 @@ def invite(
     chosen: Role = "owner" if role == "owner" else "labeler"
     token = here.people.invite(chosen, note, here.clock(), INVITATION_HOURS)
     link = f"{here.public_url.rstrip('/')}/join/{token}"
-    return _people(request, here, session, link)
+    return _people(request, here, session, link=link)
+
+
+@router.post("/people/{person_id}/reset")
+def reset(request: Request, here: Here, session: Owner, person_id: str) -> Response:
+    """Make a link by which somebody who forgot their password chooses a new one, and show it, once."""
+    token = Resets(here.store).make(person_id, session.person.id, here.clock(), RESET_HOURS)
+    link = f"{here.public_url.rstrip('/')}/reset/{token}"
+    return _people(request, here, session, link=link, forgot=here.people.person(person_id).name)
 
 
 @router.post("/people/{person_id}/state")
@@ -126,15 +136,25 @@ def erase(here: Here, session: Owner, person_id: str, sure: Annotated[str, Form(
     return RedirectResponse(f"/people?erased={person_id}", 303)
 
 
-def _people(request: Request, here: Place, session: Session, link: str = "", erased: str = "") -> Response:
-    """Return the page about everybody; `link` is an invitation that was made just now, `erased` the id of somebody to tell more of."""
+def _people(
+    request: Request, here: Place, session: Session, *, link: str = "", forgot: str = "", erased: str = ""
+) -> Response:
+    """Return the page about everybody; `link` is an invitation that was made just now, or a link to a new password for who `forgot`
+    theirs, `erased` the id of somebody to tell more of."""
     gone = here.people.person(erased) if erased else None
     if gone is not None and gone.state != "erased":
         raise HTTPException(404, "nobody who was erased has this id")
     ids, models = Lineage(here.store).of_person(gone.judge) if gone else ([], [])
+    everybody = here.people.everybody()
+    names = {one.id: one.name for one in everybody}
     rows = [
-        {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
-        for one in here.people.everybody()
+        {
+            "person": one,
+            "counts": here.desk.counts(one),
+            "trial": (here.people.acts(one.id, "trial") or [None])[-1],
+            "renewed": [names.get(act["by"], "the command line") for act in here.people.acts(one.id, CHOSEN)],
+        }
+        for one in everybody
     ]
     return show(
         request,
@@ -142,6 +162,7 @@ def _people(request: Request, here: Place, session: Session, link: str = "", era
         session,
         rows=rows,
         link=link,
+        forgot=forgot,
         study=here.book.settings(),
         gone=gone,
         stay=len(ids),
