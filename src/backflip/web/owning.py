@@ -10,20 +10,25 @@ from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
+from backflip.store.asked_lines import ask_rows
 from backflip.store.desk import STUDY
 from backflip.store.lineage import Lineage
+from backflip.store.pair_files import read_lines
 from backflip.store.people import Role, Session, Standing
 from backflip.store.resets import CHOSEN, Resets
 from backflip.store.study import Study
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
+from backflip.web.uploads import uploaded
 
 router = APIRouter()
 INVITATION_HOURS = 24 * 7
 RESET_HOURS = 24
+ASK = "/study/ask"
 PAGE = 50
 LONGEST_DOCUMENT = 20_000
 MOST = 2**31 - 1
@@ -32,9 +37,15 @@ MOST = 2**31 - 1
 
 @router.get("/study")
 def study_page(
-    request: Request, here: Here, session: Owner, after: Annotated[int, Query(ge=0, le=MOST)] = 0, state: str = "open"
+    request: Request,
+    here: Here,
+    session: Owner,
+    after: Annotated[int, Query(ge=0, le=MOST)] = 0,
+    state: str = "open",
+    read: int = -1,
+    new: int = 0,
 ) -> Response:
-    """Show the queue, the settings and what people are told."""
+    """Show the queue, the settings and what people are told; `read` and `new` are what a file of pairs just brought."""
     if state not in ("open", "answered", "expired", "waiting for aid"):
         raise HTTPException(404, "a queue is open, answered, expired or waiting for aid")
     queries, last = here.store.queries(state, after, PAGE, STUDY)  # type: ignore[arg-type]
@@ -51,7 +62,17 @@ def study_page(
         instructions=here.book.document("instructions"),
         consent=here.book.document("consent"),
         known=len(here.book.known_ids()),
+        read=read,
+        new=new,
     )
+
+
+@router.post(ASK)
+async def ask(request: Request, here: Here, session: Owner) -> Response:
+    """Ask people about the pairs of an uploaded file of JSON lines: all of them, or none."""
+    file, name = await uploaded(request)
+    asked = await run_in_threadpool(ask_rows, here.store, read_lines(file), name)
+    return RedirectResponse(f"/study?read={asked.read}&new={asked.new}", 303)
 
 
 @router.post("/study/settings")
