@@ -194,8 +194,7 @@ def write_reward_model(
     delta_K = found.base_proxy_KN[:, n] - found.base_proxy_KN[:, n + 1]
     raw_MK = found.base_raw_MKN[:, :, n] - found.base_raw_MKN[:, :, n + 1]
     gold_K = wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1])
-    top: Estimate | None = None
-    own: Estimate | None = None
+    top = own = None
     if isinstance(overseer, SyntheticTeacher):
         overseer.read_ahead(questions)
         held, _ = comparisons(questions, [overseer.judge(query) for query in questions])
