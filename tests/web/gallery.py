@@ -17,6 +17,7 @@ from backflip.data import Aid, Item, Query
 from backflip.store.desk import ADJUDICATE, STUDY, Desk, Told
 from backflip.store.lineage import Lineage
 from backflip.store.people import Person
+from backflip.store.resets import Resets
 from backflip.store.study import Known, Study, asked_again
 from backflip.web.adjudicating import NOTE
 
@@ -82,7 +83,13 @@ def _refused(page: Page) -> None:
 def _invited(page: Page) -> None:
     page.get_by_role("button", name="Make an invitation").click()
     expect(page.locator("#link")).to_be_visible()
-    page.locator("summary").first.click()
+    page.locator("summary", has_text="erase").first.click()
+
+
+def _forgotten(page: Page) -> None:
+    page.locator("summary", has_text="forgot").first.click()
+    page.get_by_role("button", name="Make a link to a new password").first.click()
+    expect(page.locator("#link")).to_contain_text("/reset/")
 
 
 def _offline(page: Page) -> None:
@@ -104,6 +111,8 @@ SCENES = [
     Scene("join", "", "/join/{labeler}", "#password"),
     Scene("join-owner", "", "/join/{owner}", "#password"),
     Scene("join-expired", "", "/join/unknown", ".error"),
+    Scene("reset", "", "/reset/{reset}", "#password"),
+    Scene("reset-used", "", "/reset/unknown", ".error"),
     Scene("no-page", "olga", "/nowhere", ".error"),
     Scene("consent", "new", "/judge", "[name=agree]"),
     Scene("trial", "trial", "/judge", READY),
@@ -131,6 +140,7 @@ SCENES = [
     Scene("judge-again", "olga", "/adjudicate/{talked}/again", READY),
     Scene("practice", "passed", "/practice", READY),
     Scene("people", "olga", "/people", "table", then=_invited),
+    Scene("people-forgotten", "olga", "/people", "table", then=_forgotten),
     Scene("quality", "olga", "/quality", "table"),
     Scene("live", "olga", "/live", ".curves figure"),
     Scene("lineage", "olga", "/lineage", "table"),
@@ -210,7 +220,12 @@ def hang(served: Served) -> Gallery:
         for n, one in enumerate(judged):
             desk.deal(person, one.id, STUDY, now, 3600.0)
             shares = ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))[(n + k * (n % 3 == 0)) % 3]
-            details = {"shown": [n % 2, 1 - n % 2], "comment": HOSTILE}
+            details = {
+                "shown": [n % 2, 1 - n % 2],
+                "comment": HOSTILE,
+                "axes": {"more truthful": "1"},
+                "sub": {ARABIC: LONG_WORD},
+            }
             desk.answer(person, Told(one.id, shares, f"{k:016x}{n:08x}", seconds=3.0 + n % 5, details=details), now)
     served.book.add_known(
         [
@@ -235,5 +250,7 @@ def hang(served: Served) -> Gallery:
     served.store.add_metrics("<img src=x onerror=window.canary=1>", [{**row, "phase": HOSTILE} for row in rows])
     served.book.write("instructions", f"{PROSE}\n\n{PROSE}\n\n{HOSTILE}\n\n{ARABIC}", olga.id, now)
     ids = {"olga": olga.id, "model": model, "judgement": told[0][1], "divided": judged[0].id, "talked": judged[3].id}
+    forgot = next(one for one in served.people.everybody() if one.name.startswith("Bob"))
+    ids["reset"] = Resets(served.store).make(forgot.id, olga.id, now, 1.0)
     ids |= {role: served.people.invite(role, "", now, 1.0) for role in ("owner", "labeler")}
     return Gallery(served, ids)

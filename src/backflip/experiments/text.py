@@ -22,6 +22,7 @@ from backflip.errors import ConfigError, DataError
 from backflip.experiments import experiment
 from backflip.loops.answers import gather
 from backflip.loops.ppo import Parts, PPOLoopConfig, Trained, stream, train
+from backflip.measures.agreement import set_aside
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, wilson
@@ -146,13 +147,8 @@ def measure(
     )
     items, base_items = world.show(ours), world.show(theirs)
     judgements = compare(items, base_items, overseer, config, run)
-    held = [fit for fit in trained.fits if "held_out_accuracy" in fit]
-    if held:
-        # Members set different comparisons aside, which may overlap: the mean of their accuracies, the n of one. Comparisons of one
-        # prompt are not independent: no more than its prompts count.
-        right = sum(fit["held_out_accuracy"] for fit in held) / len(held)
-        number = int(min(held[0]["held_out_n"], held[0]["held_out_prompts"]))
-        run.estimate("reward_model_accuracy", wilson(right * number, number))
+    if (right := set_aside(trained.fits)) is not None:
+        run.estimate("reward_model_accuracy", right)
     kl = kl_nats_per_sequence(policy, base, ours)
     run.estimate("ppo_kl_nats_per_sequence", kl)
     run.estimate("ppo_entropy_nats", entropy_nats(policy, ours))

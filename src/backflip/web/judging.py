@@ -86,6 +86,8 @@ class Answer(BaseModel):
     sub: dict[str, str] = Field(default_factory=dict, max_length=20)
     claims: dict[str, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
     comment: str = Field(default="", max_length=2000)
+    instructions: int | None = Field(default=None, ge=0)
+    """Version of the guideline on the page from which this comes."""
     timing: Timing
     help: dict[str, int] = Field(default_factory=dict, max_length=10)
     """How often the guideline, the differences and so on were opened."""
@@ -160,6 +162,8 @@ def answer(here: Here, session: Somebody, given: Answer) -> Response:
     stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
     new = here.desk.answer(person, _told(given, stored, note, order, instructions), here.clock())
     found: dict[str, Any] = {"recorded": new}
+    if given.instructions is not None and given.instructions < instructions:
+        found["newer"] = instructions
     if held.purpose in (TRIAL, PRACTICE):
         found |= _explained(here, person, held, stored, order)
     return JSONResponse(found)
@@ -217,7 +221,8 @@ def _told(
         "shown": list(order),
         "timing": given.timing.model_dump(mode="json"),
         "page": __version__,
-        "instructions": instructions,
+        # What they read, not what somebody has written since; a page cannot have shown what is not written yet.
+        "instructions": instructions if given.instructions is None else min(given.instructions, instructions),
     }
     details |= {
         name: value

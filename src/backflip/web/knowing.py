@@ -10,7 +10,6 @@ from typing import Annotated
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
-from starlette.datastructures import UploadFile
 
 from backflip.errors import DataError
 from backflip.store.judged import choice_of
@@ -20,13 +19,11 @@ from backflip.store.pair_files import read_lines
 from backflip.store.study import Known
 from backflip.web.guard import Here, Owner
 from backflip.web.pages import show
+from backflip.web.uploads import uploaded
 
 router = APIRouter()
 UPLOAD = "/study/known"
-UPLOAD_BYTES = 10_000_000
-"""A larger file goes by the command line."""
 SHOWN = 50
-LONGEST_NAME = 80
 
 
 @router.get(UPLOAD)
@@ -55,12 +52,8 @@ def known_page(request: Request, here: Here, session: Owner, page: int = 0, read
 @router.post(UPLOAD)
 async def upload(request: Request, here: Here, session: Owner) -> Response:
     """Add the known answers of an uploaded file of JSON lines: all of them, or none."""
-    # Read by hand: the owner's token was checked on this very form, before anything was believed of it.
-    file = (await request.form()).get("file")
-    if not isinstance(file, UploadFile) or not file.filename:
-        raise DataError("no file came; choose a file of JSON lines first")
-    name = file.filename[-LONGEST_NAME:]
-    added = await run_in_threadpool(add_rows, here.store, read_lines(file.file), name)
+    file, name = await uploaded(request)
+    added = await run_in_threadpool(add_rows, here.store, read_lines(file), name)
     return RedirectResponse(f"{UPLOAD}?read={added.read}&new={added.new}", 303)
 
 

@@ -115,6 +115,7 @@ export class Outbox {
     const content = undo ? new URLSearchParams({ event: body.event, of: body.of }) : JSON.stringify(body);
     const response = await fetch(undo ? "/judge/undo" : "/judge/answer", { method: "POST", body: content, headers });
     const found = await response.json().catch(() => ({ error: `the server said ${response.status}` }));
+    if (found.newer) this.says.newer(); // the guideline was changed since this page was loaded
     return { status: response.status, ok: response.ok, found };
   }
 
