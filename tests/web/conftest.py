@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 
 from backflip.data import Item, Query
 from backflip.store import Store
@@ -20,7 +19,7 @@ from backflip.store.study import Known, StudyBook
 from backflip.web.app import create_app
 from backflip.web.limits import Limit
 
-from .visitors import ARGUMENTS, PASSWORD, QUIET, Served, Visitor
+from .visitors import PASSWORD, QUIET, Served, Visitor
 
 URL = "http://testserver"
 
@@ -133,17 +132,6 @@ def known() -> Callable[[int], list[Known]]:
         return found
 
     return make
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("Chromium is not installed; `make system` installs it")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS), timeout=60_000)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -71,14 +71,10 @@ def pair_page(request: Request, here: Here, session: Somebody, query_id: str) ->
     if may_see(here, person, found):
         return _talk(request, here, session, found)
     _check_blind(person, found)
-    desk = Desktop(
-        title="Adjudicate",
-        ask=f"/adjudicate/{query_id}/next",
-        after=f"/adjudicate/{query_id}",
-        note="People disagree about this pair. Judge it by yourself first; then you see what they said. This answer stays.",
-        empty="You have judged this pair.",
+    note = (
+        "People disagree about this pair. Judge it by yourself first; then you see what they said. This answer stays."
     )
-    return desktop(request, here, session, desk)
+    return desktop(request, here, session, _desk_for(query_id, "", "Adjudicate", note))
 
 
 @router.get("/adjudicate/{query_id}/next")
@@ -97,14 +93,8 @@ def again_page(request: Request, here: Here, session: Somebody, query_id: str) -
     _check_seen(here, person, found)
     if _said_by(person, found.discussed):
         return RedirectResponse(f"/adjudicate/{query_id}", 303)
-    desk = Desktop(
-        title="Judge again",
-        ask=f"/adjudicate/{query_id}/again/next",
-        after=f"/adjudicate/{query_id}",
-        note="You have seen what others said. Your first answer stays as it is; this one stands beside it.",
-        empty="You have judged this pair again.",
-    )
-    return desktop(request, here, session, desk)
+    note = "You have seen what others said. Your first answer stays as it is; this one stands beside it."
+    return desktop(request, here, session, _desk_for(query_id, "/again", "Judge again", note))
 
 
 @router.get("/adjudicate/{query_id}/again/next")
@@ -146,6 +136,12 @@ def hidden_from(here: Place, person: Person, queries: Sequence[Query]) -> set[st
 def _pair(query: Query) -> tuple[frozenset[str], str]:
     """Return which items, under which question: the same however often it is asked."""
     return frozenset(item.id for item in query.items), query.question
+
+
+def _desk_for(query_id: str, part: str, title: str, note: str) -> Desktop:
+    """Return what the page for judging one pair works on: asked for below this `part` of the pair's own page, it leads back to that."""
+    page = f"/adjudicate/{query_id}"
+    return Desktop(title, f"{page}{part}/next", page, note, empty="You have judged this pair.")
 
 
 def _found(here: Place, person: Person, query_id: str) -> tuple[Person, Opinions]:
