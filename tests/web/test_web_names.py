@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from backflip.store import Store
 from backflip.store.people import People
 from backflip.web.guard import COOKIE
+from backflip.web.limits import caller_of
 
 from .conftest import ON_BOTH, URL, Site, pair
 from .visitors import PASSWORD, Served
@@ -92,6 +93,30 @@ def test_an_address_that_is_refused_takes_nothing_from_a_name(site: Site) -> Non
     assert sign_in(ann, "Ann", "a slip of the hand") == 401, "and she may slip more than once"
     assert sign_in(ann, "Ann", "a slip of the hand") == 401
     assert sign_in(ann, "Ann") == 303
+
+
+def test_whoever_has_many_addresses_of_ipv6_is_one_caller(site: Site) -> None:
+    site.come("Ann")
+    guesses = [sign_in(browser_at(site, f"2001:db8:0:1::{n:x}"), f"nobody {n}", "a guess of many") for n in range(14)]
+    assert guesses[0] == 401 and guesses[-1] == 429
+    assert sign_in(browser_at(site, "2001:db8:0:1:ffff::9"), "Ann") == 429
+    assert sign_in(browser_at(site, "2001:db8:0:2::9"), "Ann") == 303, "another connection"
+    assert sign_in(browser_at(site, "::ffff:192.0.2.7"), "Bob", "a guess of many") == 401
+
+
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_who_a_caller_is(address: str, caller: str) -> None:
+    assert caller_of(address) == caller
 
 
 def test_signing_in_well_is_not_counted(site: Site) -> None:

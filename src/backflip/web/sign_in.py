@@ -12,6 +12,7 @@ from fastapi.responses import RedirectResponse
 from backflip.errors import DataError
 from backflip.store.people import Person, Role, digest_of, folded
 from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
+from backflip.web.limits import caller_of
 from backflip.web.pages import show
 from backflip.web.passwords import fits, hashed
 
@@ -95,7 +96,7 @@ def _signed_in(here: Place, person: Person) -> Response:
 
 
 def _caller(request: Request) -> str:
-    return request.client.host if request.client else "?"
+    return caller_of(request.client.host) if request.client else "?"
 
 
 def _too_many() -> HTTPException:
