@@ -19,7 +19,8 @@ from backflip.run_folder import to_json
 from backflip.run_record import AGAIN, STORE, RunRecord, read_object, read_run
 from backflip.store import Store
 from backflip.store.desk import standing
-from backflip.store.people import PERSON, People, folded
+from backflip.store.names import folded
+from backflip.store.people import PERSON, People
 from backflip.store.study import StudyBook
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from backflip.data import Item, Query
 from backflip.store import Store
 from backflip.store.people import People, Person
 from backflip.store.study import Known, StudyBook
+from backflip.web import sign_in
 from backflip.web.app import create_app
 from backflip.web.limits import Limit
 
@@ -109,9 +111,10 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
 
 
 @pytest.fixture
-def site(where: str | Path) -> Iterator[Site]:
-    """A site with ten open questions."""
+def site(where: str | Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A site with ten open questions, where no attempt to come in is given back, however long a test takes."""
     clock = Clock()
+    monkeypatch.setattr(sign_in, "time", SimpleNamespace(monotonic=lambda: 0.0))
     with Store.open(where) as store:
         store.add_queries([pair(n) for n in range(10)])
         app = create_app(store, URL, clock)

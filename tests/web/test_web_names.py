@@ -49,6 +49,57 @@ def test_a_name_in_any_script_signs_in_and_is_taken_whatever_its_case(site: Site
     assert sign_in(browser_at(site), "Anne") == 401
 
 
+@pytest.mark.parametrize(
+    "name", ["\u0645\u06cc\u200c\u0646\u0627", "ක්\u200dරිෂාන්", "രാജന്\u200d", "葛\U000e0100城", "Ann ❤\ufe0f"]
+)
+def test_a_name_may_hold_what_shapes_its_letters(site: Site, name: str) -> None:
+    site.come(name)
+    for spelling in (name, name.replace("\u200c", "").replace("\u200d", "").replace("\ufe0f", "")):
+        assert sign_in(browser_at(site), spelling) == 303
+        again = join(site, spelling)
+        assert again.status_code == 409 and "already" in again.text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("\u200c\u200d", "in this one U+200C cannot"),
+        ("\u200cAnn", "in this one U+200C cannot"),
+        ("Ann\u200d", "in this one U+200D cannot"),
+        ("A\u200bnn", "in this one U+200B cannot"),
+        ("\u202eAnn", "in this one U+202E cannot"),
+        ("\u3164", "in this one U+3164 cannot"),
+        ("Ann \u2800", "in this one U+2800 cannot"),
+        ("\u0301", "nothing that can be seen by itself"),
+        (" ", "1 to 60 letters"),
+        ("n" * 61, "1 to 60 letters"),
+    ],
+)
+def test_a_name_of_which_not_all_is_seen_is_refused_by_what_is_not(site: Site, name: str, said: str) -> None:
+    found = join(site, name)
+    assert found.status_code == 409 and said in found.text.replace("&#43;", "+")
+    assert site.people.everybody() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("Ann", "A\u200dnn"),
+        ("Ann", "\u0410nn"),
+        ("Ann", "\uff21\uff4e\uff4e"),
+        ("Cara", "\u0421\u0430\u0433\u0430"),
+        ("\u041d\u041e\u0420\u0410", "HOPA"),
+        ("\u039dora", "Nora"),
+    ],
+)
+def test_a_name_that_looks_like_another_is_refused(site: Site, name: str, other: str) -> None:
+    site.come(name)
+    found = join(site, other)
+    alike = name != "Cara"  # in Cyrillic the third letter looks like none of the Latin ones
+    assert (found.status_code == 409 and ("already" in found.text)) == alike
+    assert sign_in(browser_at(site), "Anna") == 401
+
+
 def test_invitations_do_not_use_up_each_others_attempts(site: Site) -> None:
     """A lecture hall joins from one address, while somebody in it guesses at links."""
     guesser = browser_at(site)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,12 +16,12 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
+from backflip.store.names import folded, looks, name_of
 from backflip.store.store import Store
 
 Role = Literal["owner", "labeler"]
 Standing = Literal["new", "trial", "waiting", "passed", "failed", "erased"]
 ALIVE: tuple[Standing, ...] = ("new", "trial", "waiting", "passed", "failed")
-LONGEST_NAME = 60
 PERSON = "person:"
 """With this begins the name under which a person's judgements stand."""
 
@@ -65,15 +64,6 @@ def digest_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", errors="replace")).hexdigest()
 
 
-def folded(name: str) -> str:
-    """Return what two spellings of one name have in common: neither case, nor spaces around it, nor how its accents are encoded.
-
-    Done here and not by the database: SQLite's own folding knows no letters but those of ASCII.
-    """
-    whole = unicodedata.normalize("NFD", " ".join(name.split())).casefold()
-    return unicodedata.normalize("NFC", whole)
-
-
 class People:
     """The people of one store. Times are seconds since 1970, given by the caller."""
 
@@ -104,16 +94,16 @@ class People:
         """Make an account by an invitation, which is then used up; `password` is hashed already.
 
         Raises:
-            DataError: as `invited_as`, the name is empty or too long, or it is taken.
+            DataError: as `invited_as`; nobody can be called so (`name_of`); or the name is taken, or looks like one that is.
         """
-        name = unicodedata.normalize("NFC", " ".join(name.split()))
-        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
-            raise DataError(f"a name has 1 to {LONGEST_NAME} letters; please choose another")
+        name = name_of(name)
         with self._database.transaction("durable") as connection:
             role = _invitation(connection, token, now)
-            taken = connection.execute(select(schema.people.c.name)).scalars()
+            taken = connection.execute(select(schema.people.c.name)).scalars().all()
             if folded(name) in {folded(one) for one in taken}:
                 raise DataError(f"somebody is called {name} already; please choose another name")
+            if looks(name) in {looks(one) for one in taken}:
+                raise DataError("this name looks like that of somebody who is here already; please choose another")
             state = "passed" if role == "owner" else "new"
             person = Person(secrets.token_hex(8), name, role, state, now)
             row = {"id": person.id, "name": name, "role": role, "password": password, "created": now, "state": state}

@@ -10,7 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import DataError
-from backflip.store.people import Person, Role, digest_of, folded
+from backflip.store.names import folded
+from backflip.store.people import Person, Role, digest_of
 from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
 from backflip.web.limits import caller_of
 from backflip.web.pages import show
