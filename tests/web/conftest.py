@@ -70,6 +70,9 @@ class Somebody:
         }
         return self.browser.post("/judge/answer", json=body, headers={"X-CSRF-Token": self.csrf})
 
+    def agree(self, version: int = 0) -> Any:
+        return self.post("/consent", agree="yes", version=version)
+
     def post(self, where: str, **form: Any) -> Any:
         return self.browser.post(where, data={"csrf": self.csrf, **form})
 
@@ -95,7 +98,7 @@ class Site:
         page = browser.get("/judge").text
         somebody = Somebody(secret[0], browser, page.split('data-csrf="')[1].split('"')[0])
         if ready and role == "labeler":
-            assert somebody.post("/consent", agree="yes").status_code == 303
+            assert somebody.agree().status_code == 303
         return somebody
 
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from backflip.data import Aid, Item, Query
 from backflip.store.desk import ADJUDICATE, STUDY, Desk, Told
 from backflip.store.lineage import Lineage
-from backflip.store.people import Person
+from backflip.store.people import CONSENT, Person
 from backflip.store.study import Known, Study, asked_again
 from backflip.web.adjudicating import NOTE
 
@@ -61,6 +61,7 @@ class Scene:
     """The pair that lies before the person, of `PAIRS`."""
     then: Callable[[Page], Any] = lambda page: None
     study: Study = QUIET
+    agreed: bool = True
 
 
 def _chosen(key: str) -> Callable[[Page], Any]:
@@ -118,6 +119,7 @@ SCENES = [
     Scene("join-expired", "", "/join/unknown", ".error"),
     _owner("no-page", "/nowhere", ".error"),
     Scene("consent", "new", "/judge", "[name=agree]"),
+    Scene("consent-changed", "passed", "/judge", ".note", agreed=False),
     Scene("trial", "trial", "/judge", READY),
     Scene("trial-explained", "trial", "/judge", READY, then=_explained),
     Scene("after-trial", "waiting", "/judge", "h1"),
@@ -189,6 +191,8 @@ class Gallery:
         self.people += 1
         found = join(self.served, f"Labeler {self.people} {LONG_WORD[:30]}")
         self.served.people.move(found.id, scene.who)  # type: ignore[arg-type]
+        if scene.agreed:
+            self.served.people.note_act(found.id, CONSENT, {"version": 0}, time.time())
         desk, now = Desk(self.served.store), time.time()
         if scene.pair:
             desk.deal(found, pair_called(scene.pair).id, STUDY, now, 3600.0)

@@ -29,9 +29,36 @@ def test_consent_comes_first_and_is_noted_with_its_version(site: Site) -> None:
     assert "I agree" in ann.browser.get("/judge").text
     assert ann.browser.get("/judge/next").status_code == 403
     assert ann.post("/consent").status_code == 409, "not without the tick"
-    assert ann.post("/consent", agree="yes").status_code == 303
+    assert ann.agree().status_code == 303
     assert site.people.acts(ann.person.id, "consent")[0]["version"] == 0
     assert len(ann.next(3)) == 3
+
+
+@ON_BOTH
+def test_a_new_consent_is_agreed_to_before_anybody_judges_on(site: Site) -> None:
+    set_study(site, QUIET)
+    olga, ann = site.come("Olga", "owner"), site.come("Ann")
+    held = ann.next()[0]["id"]
+    assert olga.post("/study/document", kind="consent", text="Your answers are sold.").status_code == 303
+    version, _ = site.book.document("consent")
+    for found in (
+        ann.browser.get("/judge/next"),
+        ann.send(held),
+        ann.browser.get("/practice/next"),
+        ann.browser.get(f"/adjudicate/{held}"),
+    ):
+        assert found.status_code == 403 and "has changed" in found.text
+    assert ann.browser.get("/practice").headers["location"] == "/judge"
+    page = ann.browser.get("/judge").text
+    assert "Your answers are sold." in page and "has changed since you agreed" in page
+    assert site.store.counts()["judgements"] == 0
+    assert ann.agree(0).status_code == 303, "what she read is not what there is now"
+    assert ann.browser.get("/judge/next").status_code == 403
+    assert ann.agree(version).status_code == 303
+    assert ann.send(held).json() == {"recorded": True}, "what was kept meanwhile is taken"
+    assert site.people.person(ann.person.id).state == "passed"
+    assert [one["version"] for one in site.people.acts(ann.person.id, "consent")] == [0, version]
+    assert len(olga.next()) == 1, "an owner wrote it"
 
 
 @ON_BOTH

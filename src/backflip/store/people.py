@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
@@ -50,10 +50,26 @@ class Session:
     person: Person
     csrf: str
     """Must come back with everything that changes something."""
+    agreed: bool
+    """Whether they agreed to the consent text as it is now; an owner, who writes it, need not."""
 
 
+CONSENT = "consent"
+"""Kind of the text that people agree to, and of the act by which they do."""
+_AGREED = (
+    select(schema.acts.c.details["version"].as_integer())
+    .where(schema.acts.c.person_id == schema.people.c.id, schema.acts.c.kind == CONSENT)
+    .order_by(schema.acts.c.seq.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_NEWEST = select(func.coalesce(func.max(schema.documents.c.seq), 0)).where(schema.documents.c.kind == CONSENT)
 _SESSION = (
-    select(schema.people, schema.sessions.c.csrf)
+    select(
+        schema.people,
+        schema.sessions.c.csrf,
+        or_(schema.people.c.role == "owner", func.coalesce(_AGREED, -1) == _NEWEST.scalar_subquery()).label("agreed"),
+    )
     .select_from(schema.sessions.join(schema.people))
     .where(schema.sessions.c.token == bindparam("token"), schema.sessions.c.expires > bindparam("now"))
 )
@@ -142,7 +158,9 @@ class People:
         """Return the session of a token; None where there is none or it is over."""
         with self._database.transaction("read") as connection:
             row = connection.execute(_SESSION, {"token": digest_of(token), "now": now}).mappings().first()
-        return None if row is None or row["state"] == "erased" else Session(_person(row), row["csrf"])
+        return (
+            None if row is None or row["state"] == "erased" else Session(_person(row), row["csrf"], bool(row["agreed"]))
+        )
 
     def sign_out(self, token: str) -> None:
         """End a session."""

@@ -19,7 +19,7 @@ from backflip.errors import DataError
 from backflip.store.desk import ADJUDICATE, DISCUSSED
 from backflip.store.judged import choice_of
 from backflip.store.opinions import Opinions, divided, opinions_of
-from backflip.store.people import Person
+from backflip.store.people import Person, Session
 from backflip.store.study import asked_again
 from backflip.web.dealing import SEEN, seen
 from backflip.web.guard import Here, Place, Somebody
@@ -67,7 +67,7 @@ def list_page(request: Request, here: Here, session: Somebody) -> Response:
 @router.get("/adjudicate/{query_id}")
 def pair_page(request: Request, here: Here, session: Somebody, query_id: str) -> Response:
     """Show everybody's answers to who has given their own, and to others the page for judging, blind."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     if may_see(here, person, found):
         return _talk(request, here, session, found)
     _check_blind(person, found)
@@ -80,7 +80,7 @@ def pair_page(request: Request, here: Here, session: Somebody, query_id: str) ->
 @router.get("/adjudicate/{query_id}/next")
 def next_blind(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
     """Return the pair for an adjudicator, without a word of what others said."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_blind(person, found)
     here.desk.withdraw(query_id)
     return _before(here, person, found, ADJUDICATE)
@@ -89,7 +89,7 @@ def next_blind(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
 @router.get("/adjudicate/{query_id}/again")
 def again_page(request: Request, here: Here, session: Somebody, query_id: str) -> Response:
     """Show the page for judging a pair once more, after the talk."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     if _said_by(person, found.discussed):
         return RedirectResponse(f"/adjudicate/{query_id}", 303)
@@ -100,7 +100,7 @@ def again_page(request: Request, here: Here, session: Somebody, query_id: str) -
 @router.get("/adjudicate/{query_id}/again/next")
 def next_again(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
     """Return the pair for somebody who saw what others said."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     return _before(here, person, found, DISCUSSED)
 
@@ -110,7 +110,7 @@ def write_note(
     here: Here, session: Somebody, query_id: str, text: Annotated[str, Form(max_length=LONGEST_NOTE)] = ""
 ) -> Response:
     """Add a note to the talk about a pair."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     if not text.strip():
         raise DataError("an empty note says nothing; write some words")
@@ -144,12 +144,12 @@ def _desk_for(query_id: str, part: str, title: str, note: str) -> Desktop:
     return Desktop(title, f"{page}{part}/next", page, note, empty="You have judged this pair.")
 
 
-def _found(here: Place, person: Person, query_id: str) -> tuple[Person, Opinions]:
+def _found(here: Place, session: Session, query_id: str) -> tuple[Person, Opinions]:
     """Return who asks and what people said of a pair about which they disagree.
 
     To whoever may not know that they do, it is as if they did not: who may still change their answer would learn the other's.
     """
-    may_judge(person)
+    person = may_judge(session)
     found = opinions_of(here.store, query_id) if person.state == "passed" else None
     if found is None or not found.divided or not _may_know(here, person, found):
         raise HTTPException(404, "people do not disagree about this pair")

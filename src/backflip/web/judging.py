@@ -21,7 +21,7 @@ from backflip.measures.judges import agreement
 from backflip.overseers.shown import SEVEN_POINTS, as_stored
 from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
 from backflip.store.judged import choice_of
-from backflip.store.people import Person, Session
+from backflip.store.people import CONSENT, Person, Session
 from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
@@ -39,6 +39,8 @@ SKIPPED = "can't tell"
 EVENT = "^[0-9a-f-]{16,36}$"
 """What a page draws for an answer, or for taking one back."""
 KEPT_MEDIA_SECONDS = 24 * 3600
+JUDGES = ("trial", "passed")
+"""How far whoever judges has come."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Answer(BaseModel):
 def judge_page(request: Request, here: Here, session: Somebody) -> Response:
     """Show the page for judging, or what must come before it."""
     person = session.person
-    if person.state == "new":
-        version, text = here.book.document("consent")
+    if person.state == "new" or (person.state in JUDGES and not session.agreed):
+        version, text = here.book.document(CONSENT)
         return show(request, "consent.html", session, text=text, version=version)
     if person.state in ("waiting", "failed"):
         return show(request, "after_trial.html", session, state=person.state, found=_trial_result(here, person))
@@ -111,23 +113,28 @@ def desktop(request: Request, here: Place, session: Session, desk: Desktop) -> R
 
 
 @router.post("/consent")
-def consent(here: Here, session: Somebody, agree: Annotated[str, Form()] = "") -> Response:
-    """Note that somebody agreed, and let them begin."""
+def consent(
+    here: Here, session: Somebody, agree: Annotated[str, Form()] = "", version: Annotated[int, Form(ge=-1)] = -1
+) -> Response:
+    """Note that somebody agreed to the version that they were shown, and let them begin or go on."""
     person = session.person
-    if person.state != "new":
-        return RedirectResponse("/judge", 303)
+    again = RedirectResponse("/judge", 303)
+    if person.state != "new" and session.agreed:
+        return again
     if agree != "yes":
         raise HTTPException(409, "you can only take part if you agree; if not, just close this page")
-    here.people.note_act(person.id, "consent", {"version": here.book.document("consent")[0]}, here.clock())
+    if version != here.book.document(CONSENT)[0]:
+        return again  # changed while they read it: the page shows it as it is now
+    here.people.note_act(person.id, CONSENT, {"version": version}, here.clock())
     trial = here.book.settings().trial and dealing.trial_length(here) > 0
-    here.people.move(person.id, "trial" if trial else "passed")
-    return RedirectResponse("/judge", 303)
+    here.people.move(person.id, "trial" if trial else "passed", among=("new",))
+    return again
 
 
 @router.get("/judge/next", response_model=None)
 def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
     """Return the pairs now before somebody, the first one first."""
-    person = may_judge(session.person)
+    person = may_judge(session)
     held = dealing.next_for(here, person, max(1, min(count, MOST)))
     counts = here.desk.counts(person)
     return {
@@ -141,7 +148,7 @@ def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, A
 @router.post("/judge/answer", response_model=None)
 def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
     """Record one judgement; it is on the disk when this returns."""
-    person = may_judge(session.person)
+    person = may_judge(session)
     study, instructions = here.book.in_force()
     held = here.desk.holding(person, given.query)
     try:
@@ -172,7 +179,7 @@ def undo(
 
     `of` names the answer that is meant, by its event. Where it does not stand there is nothing left to do, so this may be sent twice.
     """
-    person = may_judge(session.person)
+    person = may_judge(session)
     # Whoever answers in another window between this look and the taking back has that answer taken back: they see its pair again.
     standing = [one for one in here.desk.said(person) if one.details.get("event")] if of else []
     if of and of not in [one.details["event"] for one in standing]:
@@ -199,11 +206,15 @@ def media(here: Here, session: Somebody, item_id: str) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
-def may_judge(person: Person) -> Person:
+def may_judge(session: Session) -> Person:
     """Return a person who may judge now; refuse everybody else."""
-    if person.state not in ("trial", "passed"):
+    if session.person.state not in JUDGES:
         raise HTTPException(403, "you cannot judge yet; load the page again")
-    return person
+    if not session.agreed:
+        raise HTTPException(
+            403, "the text that you agreed to has changed; load the page Judge again, and read it first"
+        )
+    return session.person
 
 
 def _told(
