@@ -6,8 +6,8 @@ which hears answers to the questions that it asked, never hears them. Leaves out
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, func, select
 
@@ -59,6 +59,10 @@ class Opinions:
     def own(self, person: Person) -> bool:
         """Return whether this person has said what they think, without having seen what others do."""
         return any(one.judge == person.judge for one in (*self.alone, *self.blind))
+
+    def without(self, judgement_ids: Collection[str]) -> Opinions:
+        """Return the same as if those of these judgements that were asked for the study had not been made."""
+        return replace(self, alone=tuple(one for one in self.alone if one.stored_id not in judgement_ids))
 
 
 def divided(store: Store) -> list[Opinions]:

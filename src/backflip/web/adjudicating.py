@@ -8,7 +8,7 @@ answers are worth (`quality`) and how a pair's answer is made known (`knowing`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
@@ -16,8 +16,8 @@ from fastapi.responses import RedirectResponse
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
-from backflip.store.desk import ADJUDICATE, DISCUSSED
-from backflip.store.judged import choice_of
+from backflip.store.desk import ADJUDICATE, DISCUSSED, MAY_UNDO
+from backflip.store.judged import choice_of, purpose_of
 from backflip.store.opinions import Opinions, divided, opinions_of
 from backflip.store.people import Person, Session
 from backflip.store.study import asked_again
@@ -125,12 +125,24 @@ def may_see(here: Place, person: Person, found: Opinions) -> bool:
     return person.state == "passed" and bool(found.blind) and _final(here, person, found)
 
 
+def still_open(here: Place, person: Person) -> list[Judgement]:
+    """Return what somebody said so lately that they may still take it back."""
+    fresh = here.clock() - here.book.settings().undo_seconds
+    return [one for one in here.desk.said(person) if one.created >= fresh and purpose_of(one) in MAY_UNDO]
+
+
 def hidden_from(here: Place, person: Person, queries: Sequence[Query]) -> set[str]:
-    """Return the ids of those questions whose answers somebody must not see yet: they may still be asked what they think."""
-    hidden = here.desk.yet_to_come(person, [one.id for one in queries], here.book.settings().overlap)
+    """Return the ids of those questions whose answers somebody must not see yet: they may still be asked what they think, or may still
+    change what they said."""
+    first = {
+        one.id: replace(one, repeat=0).id for one in queries
+    }  # another's repetition answers the same as their first asking
+    coming = here.desk.yet_to_come(person, list({*first, *first.values()}), here.book.settings().overlap)
     known = set(here.book.known_ids())
-    blind = [_pair(one.query) for one in divided(here.store) if one.known_id not in known and not one.own(person)]
-    return hidden | {one.id for one in queries if _pair(one) in blind}
+    unsaid = [one.query for one in divided(here.store) if one.known_id not in known and not one.own(person)]
+    unsaid += here.store.queries_by_id([one.query_id for one in still_open(here, person)]).values()
+    pairs = {_pair(one) for one in unsaid}
+    return {one.id for one in queries if {one.id, first[one.id]} & coming or _pair(one) in pairs}
 
 
 def _pair(query: Query) -> tuple[frozenset[str], str]:
