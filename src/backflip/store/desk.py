@@ -204,7 +204,7 @@ class Desk:
             return list(connection.execute(wanted.order_by(table.c.since.desc()).limit(limit)).scalars())
 
     def answer(self, person: Person, told: Told, now: float) -> bool:
-        """Record what a person said, on the disk when this returns; False where this very event was recorded before.
+        """Record what a person said, on the disk when this returns; False where this very event was recorded before, or taken back.
 
         An answer to a question that was returned meanwhile is recorded too: nobody's work is thrown away.
 
@@ -215,8 +215,11 @@ class Desk:
             claim = _claim(connection, person, told.query_id)
             if claim is None:
                 raise DataError("this question was not given to you; load the page again")
-            if connection.execute(_STATE, {"person": person.id}).scalar() == "erased":
+            standing = connection.execute(_STANDING, {"person": person.id, "event": told.event}).one()
+            if standing.state == "erased":
                 raise DataError("you were erased from this study; nothing more is recorded")
+            if standing.gone:
+                return False
             if claim["state"] == "done":
                 if _event_of(connection, claim["judgement_id"]) == told.event:
                     return False
@@ -356,7 +359,12 @@ _DONE = (
     .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
     .values(state="done", since=bindparam("now"), judgement_id=bindparam("judgement"))
 )
-_STATE = select(schema.people.c.state).where(schema.people.c.id == bindparam("person"))
+_GONE = select(schema.acts.c.seq).where(
+    schema.acts.c.person_id == bindparam("person"),
+    schema.acts.c.kind == UNDONE,
+    schema.acts.c.details["event"].as_string() == bindparam("event"),
+)
+_STANDING = select(schema.people.c.state, _GONE.exists().label("gone")).where(schema.people.c.id == bindparam("person"))
 _ANSWERED = update(schema.queries).where(schema.queries.c.id == bindparam("query")).values(state="answered")
 
 

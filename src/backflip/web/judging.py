@@ -22,6 +22,7 @@ from backflip.overseers.shown import SEVEN_POINTS, as_stored
 from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
 from backflip.store.judged import choice_of
 from backflip.store.people import CONSENT, Person, Session
+from backflip.store.records import UNDONE
 from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
@@ -183,6 +184,7 @@ def undo(
     # Whoever answers in another window between this look and the taking back has that answer taken back: they see its pair again.
     standing = [one for one in here.desk.said(person) if one.details.get("event")] if of else []
     if of and of not in [one.details["event"] for one in standing]:
+        _bury(here, person, of)
         return {"pair": None}
     if of and [one.details["event"] for one in standing if one.details.get("purpose") in MAY_UNDO][-1:] != [of]:
         raise DataError("you have given another answer since; the one before it was not taken back")
@@ -192,7 +194,15 @@ def undo(
         raise DataError(
             "there is nothing to take back: the last answer is too long ago, or you have seen what it is worth"
         )
+    if of:
+        _bury(here, person, of)
     return {"pair": shown(here, person, here.desk.holding(person, query.id))}
+
+
+def _bury(here: Place, person: Person, event: str) -> None:
+    """Note that an answer was taken back, so that it is never recorded should it arrive later: from another window, or by a long way."""
+    if event not in [one["event"] for one in here.people.acts(person.id, UNDONE)]:
+        here.people.note_act(person.id, UNDONE, {"event": event}, here.clock())
 
 
 @router.get("/media/{item_id}")
