@@ -13,9 +13,10 @@ from backflip.overseers.people import PeopleOverseer
 from backflip.store import Store
 from backflip.store.desk import ADJUDICATE, DISCUSSED, GOLD, OWN, PRACTICE, REPEAT, STUDY, TRIAL, Desk, Told
 from backflip.store.interchange import export_pairs
-from backflip.store.judged import judged_by_people
+from backflip.store.judged import judged_by_people, study_answers, study_counts
 from backflip.store.opinions import agreed, divided, opinions_of
 from backflip.store.people import Person
+from backflip.store.schema import STATES
 from backflip.store.study import Known, StudyBook, asked_again
 
 from .test_desk import join
@@ -117,6 +118,28 @@ def test_export_leaves_out_what_did_not_come_by_itself(store: Store, ask: Ask, t
         say(store, ann, ask(n), FIRST, purpose)
     done = export_pairs(store, tmp_path / "pairs.jsonl")
     assert (done.pairs, done.left_out) == (3, 4)
+
+
+def test_only_the_studys_own_questions_and_answers_that_stand_are_counted(
+    store: Store, ask: Ask, people: Mapping[str, Person]
+) -> None:
+    desk, dee = Desk(store), join(store, "dee")
+    before = study_counts(store), study_answers(store, 0.0, 5.0)
+    assert before == ({**dict.fromkeys(STATES, 0), "answered": 4, "judgements": 12, "could_not_judge": 1}, 12)
+    for purpose in (ADJUDICATE, DISCUSSED, REPEAT, PRACTICE):
+        query = asked_again(ask(0), purpose)
+        desk.own(query)
+        say(store, dee, query, None, purpose)
+    desk.withdraw(ask(0).id)
+    StudyBook(store).add_known([Known(ask(9), FIRST, "why")])
+    say(store, dee, ask(9), FIRST, GOLD)
+    assert (study_counts(store), study_answers(store, 0.0, 5.0)) == before
+    store.add_queries([ask(5)])
+    say(store, dee, ask(5), None)
+    assert study_counts(store)["could_not_judge"] == 2
+    assert desk.take_back(dee, "undo", 2.0, 10.0, 60.0) is not None
+    open_ = {**before[0], "open": 1}
+    assert (study_counts(store), study_answers(store, 0.0, 5.0)) == (open_, 12), "what was taken back is open again"
 
 
 def test_an_answer_made_known_is_held_against_others_alone(

@@ -14,6 +14,7 @@ from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
 from backflip.store.desk import STUDY
+from backflip.store.judged import study_counts
 from backflip.store.lineage import Lineage
 from backflip.store.people import Role, Session, Standing
 from backflip.store.study import Study
@@ -40,7 +41,7 @@ def study_page(
         request,
         "study.html",
         session,
-        counts=here.store.counts(),
+        counts=study_counts(here.store),
         queries=queries,
         state=state,
         last=last if len(queries) == PAGE else None,
