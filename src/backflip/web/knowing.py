@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from backflip.errors import DataError
 from backflip.store.judged import choice_of
 from backflip.store.known_lines import RIGHT, add_rows
-from backflip.store.opinions import agreed, opinions_of
+from backflip.store.opinions import SETTLED, agreed, opinions_of
 from backflip.store.pair_files import read_lines
 from backflip.store.study import Known
 from backflip.web.adjudicating import hidden_from, may_see
@@ -95,4 +95,5 @@ def make_known(
     else:
         raise DataError("say which is right: the first, the second, or that both are equal")
     here.book.make_known(Known(found.query, shares, reason, "usual" if found.agreed else "hard", use))
+    here.people.note_act(person.id, SETTLED, {"query": found.known_id}, here.clock())
     return RedirectResponse(UPLOAD if found.agreed else f"/adjudicate/{query}", 303)
