@@ -16,7 +16,7 @@ from backflip.web.dealing import asked_of
 
 from .conftest import Site, Somebody, pair
 
-QUIET = Study(gold_share=0.0, repeat_share=0.0, overlap=2)
+QUIET = Study(gold_share=0.0, repeat_share=0.0, overlap=2, sub_questions=("What is claimed?",))
 COMMENTS = {"Ann": "aunt Berta would like it", "Bob": "uncle Otto would not"}
 SUB = {"What is claimed?": "nothing at all"}
 SECRETS = (

@@ -375,6 +375,11 @@ def test_clips_are_filmed_before_they_are_asked_and_a_missing_one_is_said_to_be(
         {"timing": {"visible": -1, "whole": 1, "idle": 0}},
         {"timing": {"visible": "nan", "whole": 1, "idle": 0}},
         {"comment": "x" * 5000},
+        {"sub": {"why?": "x" * 5000}},
+        {"claims": {"my own words": "strong"}},
+        {"help": {"my own words": 1}},
+        {"help": {"why": 10**400}},
+        {"timing": {"visible": 1, "whole": 1, "idle": 0, "replays": [0, 10**400]}},
         {"unknown": 1},
     ],
 )
@@ -385,6 +390,24 @@ def test_nonsense_is_refused_in_words(site: Site, bad: dict[str, Any]) -> None:
     found = ann.browser.post("/judge/answer", json=body | bad, headers={"X-CSRF-Token": ann.csrf})
     assert found.status_code == 422 and "could not read" in found.json()["error"]
     assert site.store.counts()["judgements"] == 0
+
+
+@pytest.mark.parametrize("choice", ["1", "s"])
+def test_words_are_taken_under_the_questions_of_the_study_alone(site: Site, choice: str) -> None:
+    """What stands as a question stays when its author is erased, so nobody brings one of their own."""
+    set_study(site, replace(QUIET, sub_questions=("why?",), axes=("more truthful",)))
+    olga, ann = site.come("Olga", "owner"), site.come("Ann")
+    (shown,) = ann.next()
+    for own in ({"sub": {"my own words": "x"}}, {"axes": {"my own words": "1"}}):
+        found = ann.send(shown["id"], choice, **own)
+        assert found.status_code == 422 and "have changed" in found.json()["error"]
+    said = {"sub": {"why?": "my own words"}, "axes": {"more truthful": "2"}, "claims": {"1.2": "weak"}}
+    assert ann.send(shown["id"], choice, **said).status_code == 200
+    assert olga.post(f"/people/{ann.person.id}/erase", sure="yes").status_code == 303
+    (told,) = site.store.judgements(0)[0]
+    kept = {name: told.details[name] for name in said}
+    assert kept == {**said, "sub": {"why?": ""}}, "words go, choices stay"
+    assert told.details["page"] != ""
 
 
 @ON_BOTH

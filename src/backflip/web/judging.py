@@ -40,6 +40,8 @@ SKIPPED = "can't tell"
 EVENT = "^[0-9a-f-]{16,36}$"
 """What a page draws for an answer, or for taking one back."""
 KEPT_MEDIA_SECONDS = 24 * 3600
+LONGEST_WORDS = 2000
+"""Letters of an answer in words."""
 JUDGES = ("trial", "passed")
 """How far whoever judges has come."""
 
@@ -61,6 +63,11 @@ class Desktop:
 TRIAL_DESK = Desktop(after="explain", note="This is the trial: after each pair you see what most people say, and why.")
 
 
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Claim = Annotated[str, Field(pattern=r"^[12]\.[1-9][0-9]{0,2}$")]
+"""Place on the screen, and which of the answer's claims."""
+
+
 class Timing(BaseModel):
     """What the page measured of one judgement."""
 
@@ -71,7 +78,7 @@ class Timing(BaseModel):
     """Seconds by the page's steady clock from showing to answering."""
     idle: float = Field(ge=0, le=1e7)
     """Of these, seconds cut off because nothing moved."""
-    replays: tuple[int, int] = (0, 0)
+    replays: tuple[Count, Count] = (0, 0)
     """How often each clip began again."""
     looked: str = Field(default="", max_length=40, pattern="^[12]*$")
     """The order in which the sides were looked into."""
@@ -86,11 +93,11 @@ class Answer(BaseModel):
     choice: Literal["1", "2", "=", "s"] | None = None
     scale: int | None = Field(default=None, ge=1, le=7)
     axes: dict[str, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
-    sub: dict[str, str] = Field(default_factory=dict, max_length=20)
-    claims: dict[str, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
-    comment: str = Field(default="", max_length=2000)
+    sub: dict[str, Annotated[str, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
+    claims: dict[Claim, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
+    comment: str = Field(default="", max_length=LONGEST_WORDS)
     timing: Timing
-    help: dict[str, int] = Field(default_factory=dict, max_length=10)
+    help: dict[Literal["guideline", "differences", "why"], Count] = Field(default_factory=dict)
     """How often the guideline, the differences and so on were opened."""
 
 
@@ -250,9 +257,9 @@ def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, st
     An answer to what the study asked before it was changed is refused as one that cannot be read (422): pages keep it, where one that
     is settled (409) is done with.
     """
-    if given.choice == "s":
+    unknown = {*given.axes, *given.sub} - {*study.axes, *study.sub_questions}
+    if given.choice == "s" and not unknown:
         return None, SKIPPED
-    unknown = set(given.axes) - set(study.axes)
     if unknown:
         raise HTTPException(422, "the questions of this study have changed; load the page again")
     if study.scale == "seven":
