@@ -78,6 +78,7 @@ def test_nobody_is_let_in_who_did_not_agree_or_is_erased(site: Site) -> None:
     assert site.people.person(ann.person.id).state == "new"
     assert ann.agree().status_code == 303
     assert decided(olga, ann, "failed") == 303 and decided(olga, ann) == 303
+    assert decided(olga, ann, "trial") == 404, "whose pairs are judged would be in it for ever"
     assert site.people.person(ann.person.id).state == "passed"
     assert olga.post(f"/people/{ann.person.id}/erase", sure="yes").status_code == 303
     assert decided(olga, ann) == 409

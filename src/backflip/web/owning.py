@@ -104,12 +104,12 @@ def invite(
 @router.post("/people/{person_id}/state")
 def decide(here: Here, session: Owner, person_id: str, state: Annotated[str, Form()]) -> Response:
     """Let somebody in after their trial, or not."""
-    if state not in ("passed", "failed", "trial"):
-        raise HTTPException(404, "one is let in (passed), not let in (failed), or tries again (trial)")
-    chosen: dict[str, Standing] = {"passed": "passed", "failed": "failed", "trial": "trial"}
+    if state not in ("passed", "failed"):  # not back into a trial: its pairs are judged, and it would never end
+        raise HTTPException(404, "one is let in (passed) or not let in (failed)")
+    chosen: Standing = "passed" if state == "passed" else "failed"
     if here.people.person(person_id).role == "owner":
         raise DataError("one decides about labelers; this person is an owner")
-    if not here.people.move(person_id, chosen[state], among=("waiting", "passed", "failed")):
+    if not here.people.move(person_id, chosen, among=("waiting", "passed", "failed")):
         standing = here.people.person(person_id).state
         raise DataError(f"one decides about those who agreed and finished their trial; this person is {standing}")
     here.people.note_act(person_id, "decided", {"version": state}, here.clock())
