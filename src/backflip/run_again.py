@@ -19,7 +19,9 @@ from backflip.run_folder import to_json
 from backflip.run_record import AGAIN, STORE, RunRecord, read_object, read_run
 from backflip.store import Store
 from backflip.store.desk import standing
-from backflip.store.people import PERSON, People, folded
+from backflip.store.names import folded
+from backflip.store.opinions import resting_on
+from backflip.store.people import PERSON, People
 from backflip.store.study import StudyBook
 
 if TYPE_CHECKING:
@@ -108,7 +110,8 @@ def begin(run: Run, record: RunRecord, again: Again) -> None:
     """Copy into a new run's store what it learns from, and write down where that came from."""
     write_atomic(run.path / AGAIN, to_json(asdict(again), "what the run learns from"))
     with Store.open(_store_of(record), mode="read") as store:
-        known = StudyBook(store).known()
+        resting = resting_on(store, again.without)
+        known = [one for one in StudyBook(store).known() if one.query.id not in resting]
         ids = [*again.asked, *(one.query.id for one in known)]
         told = [one for one in _standing(store, ids) if one.judge not in again.without]
         for start in range(0, len(again.asked), PART):
@@ -120,6 +123,7 @@ def begin(run: Run, record: RunRecord, again: Again) -> None:
         run.note(
             f"trained on what {record.path.name} asked, without {', '.join(again.without)}: {again.left_out:,} of "
             f"{again.left_out + again.judgements:,} judgements are left out, and {again.unanswered:,} questions have no answer left"
+            + (f"; known answers that rested on them, and are not known here: {len(resting):,}" if resting else "")
         )
     else:
         run.note(f"trained on what {record.path.name} asked, and on all {again.judgements:,} judgements of it")

@@ -56,6 +56,13 @@ def test_many_at_once_get_each_question_as_often_as_asked(where: str | Path, ask
         assert len({(one.query_id, one.judge) for one in told}) == len(told)
 
 
+def test_what_asks_for_more_than_a_choice_of_two_is_dealt_to_nobody(store: Store, ask: Ask) -> None:
+    pair = ask(0)
+    rated = Query(pair.items[:1], "How good is it?", kind="rate")
+    store.add_queries([rated, pair])
+    assert [held.query.id for held in Desk(store).take(join(store, "a"), 3, 1, 0.0, 100.0)] == [pair.id]
+
+
 def test_what_others_began_is_finished_first(store: Store, ask: Ask) -> None:
     store.add_queries([ask(n) for n in range(5)])
     a, b = join(store, "a"), join(store, "b")

@@ -199,7 +199,7 @@ class Desk:
             return list(connection.execute(wanted.order_by(table.c.since.desc()).limit(limit)).scalars())
 
     def answer(self, person: Person, told: Told, now: float) -> bool:
-        """Record what a person said, on the disk when this returns; False where this very event was recorded before.
+        """Record what a person said, on the disk when this returns; False where this very event was recorded before, or taken back.
 
         An answer to a question that was returned meanwhile is recorded too: nobody's work is thrown away.
 
@@ -207,11 +207,17 @@ class Desk:
             DataError: the question was never given to this person, or they answered it already (in another window).
         """
         with self._database.transaction("durable") as connection:
-            claim = connection.execute(_STANDS, {"query": told.query_id, "person": person.id}).mappings().first()
+            claim = (
+                connection.execute(_STANDS, {"query": told.query_id, "person": person.id, "event": told.event})
+                .mappings()
+                .first()
+            )
             if claim is None:
                 raise DataError("this question was not given to you; load the page again")
             if claim["standing"] == "erased":
                 raise DataError("you were erased from this study; nothing more is recorded")
+            if claim["gone"]:
+                return False
             if claim["state"] == "done":
                 if _event_of(connection, claim["judgement_id"]) == told.event:
                     return False
@@ -303,8 +309,18 @@ _DONE = (
     .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
     .values(state="done", since=bindparam("now"), judgement_id=bindparam("judgement"))
 )
+_GONE = select(schema.acts.c.seq).where(
+    schema.acts.c.person_id == bindparam("person"),
+    schema.acts.c.kind == UNDONE,
+    schema.acts.c.details["event"].as_string() == bindparam("event"),
+)
 _STANDS = (
-    select(schema.claims, schema.people.c.state.label("standing"), schema.queries.c.state.label("asked"))
+    select(
+        schema.claims,
+        schema.people.c.state.label("standing"),
+        schema.queries.c.state.label("asked"),
+        _GONE.exists().label("gone"),
+    )
     .join(schema.people, schema.people.c.id == schema.claims.c.person_id)
     .join(schema.queries, schema.queries.c.id == schema.claims.c.query_id)
     .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))

@@ -147,6 +147,7 @@ def _statement(levels: tuple[int, ...], count: int) -> Any:
             _queries.c.seq.label("since"),
         ).where(
             _queries.c.purpose == STUDY,
+            _queries.c.kind == "compare",  # the pages show two sides
             _queries.c.given >= number,
             _queries.c.given <= number,
             _queries.c.state.in_(("open", "answered") if level else ("open",)),

@@ -14,9 +14,10 @@ from fastapi.responses import RedirectResponse
 from backflip.errors import DataError
 from backflip.store.judged import choice_of
 from backflip.store.known_lines import RIGHT, add_rows
-from backflip.store.opinions import agreed, opinions_of
+from backflip.store.opinions import SETTLED, agreed, opinions_of
 from backflip.store.pair_files import read_lines
 from backflip.store.study import Known
+from backflip.web.adjudicating import hidden_from, may_see
 from backflip.web.guard import Here, Owner
 from backflip.web.pages import show
 from backflip.web.uploads import uploaded
@@ -32,8 +33,8 @@ def known_page(request: Request, here: Here, session: Owner, page: int = 0, read
     known = here.book.known()
     start = max(0, page) * SHOWN
     same = agreed(here.store)
-    coming = here.desk.yet_to_come(session.person, [one.query.id for one in same], here.book.settings().overlap)
-    same = [one for one in same if one.query.id not in coming]
+    hidden = hidden_from(here, session.person, [one.query for one in same])
+    same = [one for one in same if one.query.id not in hidden]
     return show(
         request,
         "known.html",
@@ -68,7 +69,12 @@ def make_known(
 ) -> Response:
     """Let the answer to a pair count as known from now on: one that everybody gave, or that the owner gives after a talk."""
     found = opinions_of(here.store, query)
-    if found is None or not (found.agreed or found.divided):
+    person = session.person
+    shown = found is not None and (
+        (found.agreed and query not in hidden_from(here, person, [found.query]))
+        or (found.divided and may_see(here, person, found))
+    )
+    if found is None or not shown:  # said alike of what there is not and of what this owner may not know yet
         raise DataError("only what everybody agreed on, or what was talked over, can be made known here")
     if use not in ("check", "practice"):
         raise HTTPException(404, "a known answer is for a check or for practice")
@@ -82,4 +88,5 @@ def make_known(
     else:
         raise DataError("say which is right: the first, the second, or that both are equal")
     here.book.make_known(Known(found.query, shares, reason, "usual" if found.agreed else "hard", use))
+    here.people.note_act(person.id, SETTLED, {"query": found.known_id}, here.clock())
     return RedirectResponse(UPLOAD if found.agreed else f"/adjudicate/{query}", 303)

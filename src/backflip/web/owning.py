@@ -16,6 +16,7 @@ from fastapi.responses import RedirectResponse
 from backflip.errors import ConfigError, DataError
 from backflip.store.asked_lines import ask_rows
 from backflip.store.desk import STUDY
+from backflip.store.judged import study_counts
 from backflip.store.lineage import Lineage
 from backflip.store.pair_files import read_lines
 from backflip.store.people import Role, Session, Standing
@@ -53,7 +54,7 @@ def study_page(
         request,
         "study.html",
         session,
-        counts=here.store.counts(),
+        counts=study_counts(here.store),
         queries=queries,
         state=state,
         last=last if len(queries) == PAGE else None,
@@ -134,12 +135,12 @@ def reset(request: Request, here: Here, session: Owner, person_id: str) -> Respo
 @router.post("/people/{person_id}/state")
 def decide(here: Here, session: Owner, person_id: str, state: Annotated[str, Form()]) -> Response:
     """Let somebody in after their trial, or not."""
-    if state not in ("passed", "failed", "trial"):
-        raise HTTPException(404, "one is let in (passed), not let in (failed), or tries again (trial)")
-    chosen: dict[str, Standing] = {"passed": "passed", "failed": "failed", "trial": "trial"}
+    if state not in ("passed", "failed"):  # not back into a trial: its pairs are judged, and it would never end
+        raise HTTPException(404, "one is let in (passed) or not let in (failed)")
+    chosen: Standing = "passed" if state == "passed" else "failed"
     if here.people.person(person_id).role == "owner":
         raise DataError("one decides about labelers; this person is an owner")
-    if not here.people.move(person_id, chosen[state], among=("waiting", "passed", "failed")):
+    if not here.people.move(person_id, chosen, among=("waiting", "passed", "failed")):
         standing = here.people.person(person_id).state
         raise DataError(f"one decides about those who agreed and finished their trial; this person is {standing}")
     here.people.note_act(person_id, "decided", {"version": state}, here.clock())

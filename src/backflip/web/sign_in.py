@@ -15,9 +15,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import DataError
-from backflip.store.people import Person, Role, digest_of, folded
+from backflip.store.names import folded
+from backflip.store.people import Person, Role, digest_of
 from backflip.store.resets import Resets
 from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
+from backflip.web.limits import caller_of
 from backflip.web.pages import show
 from backflip.web.passwords import fits, hashed
 
@@ -121,7 +123,7 @@ def _signed_in(here: Place, person: Person) -> Response:
 
 
 def _caller(request: Request) -> str:
-    return request.client.host if request.client else "?"
+    return caller_of(request.client.host) if request.client else "?"
 
 
 def _too_many() -> HTTPException:
