@@ -1,0 +1,89 @@
+"""What several seeds of a method came to: the mean with its interval, the worst and the best of them, and differences seed by seed.
+
+Users differ in which matters: who may choose among n runs has the best, who must take what comes has the mean, and who cannot afford
+a failure has the worst. Arms share their seeds, so differences are paired. Left out: what the arms mean.
+
+Shapes: K seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from backflip.data import Estimate
+from backflip.errors import DataError
+from backflip.measures.paired import sign_flip_test, units_to_tell
+from backflip.measures.stats import mean_interval, share_interval
+
+HIGHER = (
+    *("win_rate", "return", "accuracy", "agreement", "agreement_with_gold", "correlation_with_truth", "lead"),
+    *("distinct2_ratio", "distinct2", "rating", "gold"),
+)
+LOWER = ("loss", "ece", "nats_per_token", "repetition")
+SHARES = ("win_rate", "accuracy", "agreement", "agreement_with_gold")
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """One measure of one arm over its seeds."""
+
+    mean: Estimate
+    """With n 0 and no interval where there is one seed."""
+    lowest: float
+    highest: float
+    values: Mapping[int, float]
+    """By seed."""
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """An arm less the first one, on the seeds that both have."""
+
+    difference: Estimate
+    p: float
+    """Two-sided, by sign flips."""
+    needed: int | None
+    """Seeds that would tell a difference of this size; None: no number would."""
+
+    @property
+    def told(self) -> bool:
+        """Whether these seeds tell the two apart: the interval of the difference leaves 0 out."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+def over_seeds(values: Mapping[int, float], name: str) -> OverSeeds:
+    """Return what an arm's seeds came to; `name` says whether the measure is a share, whose interval ends at 0 and 1.
+
+    Raises:
+        DataError: there is no seed, or a value is not finite.
+    """
+    if not values:
+        raise DataError(f'no seed measured "{name}"; expected at least one')
+    value_K = np.array(list(values.values()), dtype=np.float64)
+    if len(value_K) == 1:
+        mean = Estimate(float(value_K[0]), float(value_K[0]), float(value_K[0]), 0)
+    elif name.endswith(SHARES) and 0 <= value_K.min() and value_K.max() <= 1:
+        mean = share_interval(value_K)
+    else:
+        mean = mean_interval(value_K)
+    return OverSeeds(mean, float(value_K.min()), float(value_K.max()), dict(values))
+
+
+def seed_difference(first: Mapping[int, float], other: Mapping[int, float]) -> SeedDifference | None:
+    """Return other - first over the seeds that both have; None for fewer than two."""
+    shared = [seed for seed in first if seed in other]
+    if len(shared) < 2:
+        return None
+    gap_K = np.array([other[seed] - first[seed] for seed in shared])
+    rng = np.random.default_rng(len(shared))
+    return SeedDifference(mean_interval(gap_K), sign_flip_test(gap_K, rng), units_to_tell(gap_K))
+
+
+def higher_is_better(name: str) -> bool | None:
+    """Return whether more of a measure is better, or less (False); None where neither is by itself, as with KL."""
+    if name.endswith(HIGHER):
+        return True
+    return False if name.endswith(LOWER) else None

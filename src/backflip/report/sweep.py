@@ -1,0 +1,102 @@
+"""The part of a page that sums a sweep up over seeds; the terminal prints the same rows.
+
+Leaves out the runs themselves (`arms.py`) and how the numbers come about (`experiments.sweep`, `measures.seeds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backflip.data import Estimate
+from backflip.report.evidence import estimate
+from backflip.report.marks import Axis, Dots, dot
+from backflip.report.render import Section
+from backflip.report.tables import Cell, Table
+from backflip.report.wording import Unit, show, show_gap, show_interval, wording
+
+COLUMNS = ("measure", "arm", "mean of seeds", "worst", "best", "less the first arm, seed by seed", "told apart?")
+LEADING = ("gold_win_rate", "win_rate", "true_return", "kl_nats_per_sequence", "distinct2_ratio")
+"""Endings of the measures that are read first, in this order."""
+
+
+def rows_of(result: Mapping[str, Any]) -> dict[str, list[tuple[str, ...]]]:
+    """Return, for every measure that is not the same in all runs, a row for each arm as it is read: all of COLUMNS but the first."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for name in varying(result):
+        words = wording(name)
+        by_arm: Mapping[str, Any] = result["measures"][name]
+        found[words.label] = [(arm, *_cells(by_arm[arm], words.unit)) for arm in result["settings"] if arm in by_arm]
+    return found
+
+
+def varying(result: Mapping[str, Any]) -> list[str]:
+    """Return the measures that differ between runs, the leading ones first."""
+    differs = [
+        name
+        for name, by_arm in result["measures"].items()
+        if len({value for row in by_arm.values() for value in row["values"].values()}) > 1
+    ]
+    return sorted(differs, key=lambda name: next((i for i, end in enumerate(LEADING) if name.endswith(end)), len(LEADING)))  # fmt: skip
+
+
+def sweep_section(record_results: Mapping[str, Any]) -> Section | None:
+    """Return what the arms came to over their seeds; None where the run is no sweep."""
+    result = record_results.get("arms")
+    if not isinstance(result, Mapping) or "measures" not in result:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    for measure, lines in rows_of(result).items():
+        for place, (arm, *cells) in enumerate(lines):
+            rows.append((Cell(measure if place == 0 else "", ""), Cell(arm), *map(_cell, cells)))
+    names = varying(result)
+    figures = tuple(_figure(name, result) for name in names[: len(LEADING) + 1])
+    seeds = len(result["seeds"])
+    intro = f"{seeds} seeds of each arm, the same for all. Intervals are over seeds; worst and best are the ends of {seeds} seeds."
+    if failed := result.get("failed"):
+        intro += f" {len(failed)} runs failed and are left out: {'; '.join(one['run'] for one in failed)}."
+    caption = (
+        "Differences are from the first arm, seed by seed, with Student's interval; p by exchanging the two within a seed. Few seeds cannot "
+        "go below 2 / 2^n: five reach 0.06, six 0.03."
+    )
+    return Section("seeds", "Over seeds", intro, figures, tables=(Table(COLUMNS, tuple(rows), caption, wide=True),))
+
+
+def _cells(row: Mapping[str, Any], unit: Unit) -> tuple[str, str, str, str, str]:
+    mean = _read(row["mean"])
+    ends = ("worst", "best") if "worst" in row else ("lowest", "highest")
+    said = [show(float(row[name]), unit, bare=True) + (f" ({name})" if "worst" not in row else "") for name in ends]
+    interval = f" ({show_interval(mean, unit)})" if mean.n else ""
+    gap, told = "-", ""
+    if "difference" in row:
+        gap = f"{show_gap(_read(row['difference']), unit)}, p = {row['p']:.2g}"
+        told = "yes" if row["told"] else cannot_tell(row["needed"], "seeds")
+    return f"{show(mean.value, unit, bare=True)}{interval}", said[0], said[1], gap, told
+
+
+def cannot_tell(needed: int | None, units: str) -> str:
+    """Say that a number of units does not tell two apart, and which number might."""
+    return "no: no difference was seen" if needed is None else f"no: for one this size about {needed:,} {units}"
+
+
+def _cell(text: str) -> Cell:
+    head, bracket, rest = text.partition(" (")
+    return Cell(head, f"{rest}".replace(")", "", 1) if bracket else "")
+
+
+def _figure(name: str, result: Mapping[str, Any]) -> Dots:
+    words = wording(name)
+    by_arm: Mapping[str, Any] = result["measures"][name]
+    rows = tuple(
+        dot(arm, f"run{place % 8}", _read(by_arm[arm]["mean"]))
+        for place, arm in enumerate(result["settings"])
+        if arm in by_arm
+    )
+    caption = f"{words.meaning} Mean over seeds, with its 95 % interval.".strip()
+    reference = (0.5, "no better than base") if name.endswith("win_rate") else None
+    return Dots(f"seeds-{name}", words.label, caption, Axis(words.label, words.unit), rows, reference)
+
+
+def _read(value: Any) -> Estimate:
+    found = estimate(value)
+    return found if found is not None else Estimate(float("nan"), float("nan"), float("nan"), 0)
