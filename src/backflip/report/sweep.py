@@ -62,6 +62,12 @@ def sweep_section(record_results: Mapping[str, Any]) -> Section | None:
     return Section("seeds", "Over seeds", intro, figures, tables=(Table(COLUMNS, tuple(rows), caption, wide=True),))
 
 
+def sweep_measures(results: Mapping[str, Any]) -> list[str]:
+    """Return the measures of a sweep that are read first; none where the run is no sweep."""
+    result = results.get("arms")
+    return varying(result)[: len(LEADING)] if isinstance(result, Mapping) and "measures" in result else []
+
+
 def _cells(row: Mapping[str, Any], unit: Unit) -> tuple[str, str, str, str, str]:
     mean = _read(row["mean"])
     ends = ("worst", "best") if "worst" in row else ("lowest", "highest")
@@ -69,14 +75,19 @@ def _cells(row: Mapping[str, Any], unit: Unit) -> tuple[str, str, str, str, str]
     interval = f" ({show_interval(mean, unit)})" if mean.n else ""
     gap, told = "-", ""
     if "difference" in row:
-        gap = f"{show_gap(_read(row['difference']), unit)}, p = {row['p']:.2g}"
-        told = "yes" if row["told"] else cannot_tell(row["needed"], "seeds")
+        gap = show_gap(_read(row["difference"]), unit)
+        told = ("yes" if row["told"] else cannot_tell(row["needed"], "seeds")) + f" (p {show_p(row['p'])})"
     return f"{show(mean.value, unit, bare=True)}{interval}", said[0], said[1], gap, told
 
 
 def cannot_tell(needed: int | None, units: str) -> str:
     """Say that a number of units does not tell two apart, and which number might."""
     return "no: no difference was seen" if needed is None else f"no: for one this size about {needed:,} {units}"
+
+
+def show_p(p: float) -> str:
+    """Write a p-value as far as it is known: draws cannot tell one below 0.001 from another."""
+    return "below 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _cell(text: str) -> Cell:
