@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from backflip.errors import DataError
-from backflip.measures.paired import holm, sign_flip_test, units_to_tell
+from backflip.measures.paired import holm, sign_flip_test, student_test, units_to_tell
+from backflip.measures.stats import mean_interval
 
 RNG = np.random.default_rng
 
@@ -41,12 +42,12 @@ def test_nothing_is_told_from_nothing_once_in_twenty() -> None:
 
 def test_the_units_that_are_named_tell_four_times_in_five() -> None:
     n = units_to_tell([0.5 - 1, 0.5, 0.5 + 1])  # mean 0.5, standard deviation 1
-    assert n == 32  # ((1.960 + 0.842) / 0.5)^2 = 31.4
+    assert n == 34  # ((2.035 + 0.853) / 0.5)^2 = 33.4 at 33 degrees of freedom; by the normal distribution 31.4
     rng = RNG(6)
-    told = [sign_flip_test(rng.normal(0.5, 1.0, n + 2), rng, 400) <= 0.05 for _ in range(300)]
+    told = [sign_flip_test(rng.normal(0.5, 1.0, n), rng, 400) <= 0.05 for _ in range(300)]
     assert 0.72 <= np.mean(told) <= 0.88
     assert units_to_tell([0.5, -0.5]) is None and units_to_tell([1.0]) is None
-    assert units_to_tell([1.0, 1.0, 1.0]) == 2
+    assert units_to_tell([1.0, 1.0, 1.0]) == 6 and units_to_tell([1.0, 1.0, 1.1], fewest=5) == 5
 
 
 def test_several_tests_together_are_held_to_more() -> None:
@@ -57,3 +58,12 @@ def test_several_tests_together_are_held_to_more() -> None:
 def test_a_difference_that_is_no_number_is_refused() -> None:
     with pytest.raises(DataError):
         sign_flip_test([0.1, float("nan")], RNG(0))
+
+
+def test_students_test_is_that_of_the_interval() -> None:
+    rng = RNG(7)
+    for _ in range(20):
+        values = rng.normal(0.8, 1.0, 5)
+        found = mean_interval(values)
+        assert (student_test(values) <= 0.05) == (found.low > 0 or found.high < 0)
+    assert student_test([1.0]) == 1.0 and student_test([0.0, 0.0]) == 1.0 and student_test([2.0, 2.0]) == 0.0

@@ -118,12 +118,12 @@ def _same_sweep(folder: Path, config: SweepConfig) -> Any:
         ConfigError: it holds another run, another sweep, or a finished one.
     """
     from backflip.run import Run, read_run
-    from backflip.run_config import config_to_json
+    from backflip.run_config import TYPE, config_to_json
 
     record = read_run(folder)
     if record.experiment != SWEEP:
         raise ConfigError(f"{folder} holds a run of {record.experiment}; give the name of a new or empty folder")
-    mine = {name: value for name, value in config_to_json(config).items() if name != "memory_mib"}
+    mine = {name: value for name, value in config_to_json(config).items() if name not in (TYPE, "memory_mib")}
     other = [name for name, value in mine.items() if record.config.get(name) != value and name != "workers"]
     if other:
         raise ConfigError(

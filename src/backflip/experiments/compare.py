@@ -259,8 +259,7 @@ def write(
     names = [one.name for one in found]
     arms = arms_of(found)
     share = facts["unit"] == "prompts"
-    rng = stream(run.seed, "tests over seeds")
-    over = duels_of_arms(value, arms, [one.seed for one in found], rng, share=share)
+    over = duels_of_arms(value, arms, [one.seed for one in found], share=share)
     beats = np.zeros((len(found), len(found)), dtype=bool)
     for one in duels:
         won = one.win_rate.value > 0.5 if one.difference is None else one.difference.value > 0

@@ -90,13 +90,13 @@ class Answered:
 
 
 def contestants(paths: Sequence[Path], *, base: bool) -> list[Contestant]:
-    """Return the policies of these runs, and (`base`) the one that the first was trained from.
+    """Return the policies of these runs (of a sweep: all of its runs), and (`base`) the one that the first was trained from.
 
     Raises:
         DataError: a folder is no run, is not finished, or trained no policy.
         ConfigError: fewer than two runs, one twice, or runs that nothing common could judge.
     """
-    records = [read_run(path) for path in paths]
+    records = [read_run(path) for given in paths for path in _runs_of(given)]
     places = [record.path for record in records]
     if twice := [place for place in places if places.count(place) > 1]:
         raise ConfigError(f"run {twice[0]} is given twice; a policy against itself is a coin")
@@ -126,6 +126,12 @@ def contestants(paths: Sequence[Path], *, base: bool) -> list[Contestant]:
         if not one.returns() and not one.stored() and not _has(one, POLICY):
             raise DataError(f"{one.record.path} holds no trained policy, no answers and no returns: nothing to compare")
     return [*found, Contestant(f"base of {found[0].name}", first, BASE)] if base else found
+
+
+def _runs_of(path: Path) -> list[Path]:
+    """Return the runs of all arms where a folder is a sweep or a comparison of arms, else the folder itself."""
+    within = [config.parent for config in sorted(Path(path).glob("arms/*/*/config.json"))]
+    return within or [Path(path)]
 
 
 def arms_of(found: Sequence[Contestant]) -> list[list[int]]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.experiments import experiment, find, nearest
 from backflip.experiments.arms import Arm, ArmsConfig, Planned, go_through, planned_runs, processors
-from backflip.measures.seeds import OverSeeds, higher_is_better, over_seeds, seed_difference
+from backflip.measures.seeds import OverSeeds, higher_is_better, over_seeds, seed_difference, varying
 from backflip.memory import available_mib
 from backflip.run_record import read_run
 
@@ -111,10 +110,11 @@ def write_summary(arms: Sequence[Arm], planned: Sequence[Planned], failed: Seque
             held.setdefault(name, {}).setdefault(one.arm.name, {})[one.seed] = float(estimate["value"])
     first = arms[0].name
     measures = {name: _measure(name, by_arm, first) for name, by_arm in held.items()}
-    for name, by_arm in measures.items():
-        if varies(by_arm):
-            for arm, row in by_arm.items():
-                run.estimate(f"{arm}: {name}", row["mean"])
+    for name in varying(measures):
+        for arm, row in measures[name].items():
+            run.estimate(f"{arm}: {name}", row["mean"])
+    if measures:
+        run.note(outcome(measures, first))
     run.result(
         "arms",
         {
@@ -143,14 +143,21 @@ def _row(found: OverSeeds, name: str, first: Mapping[int, float]) -> dict[str, A
     return row | {"values": {str(seed): value for seed, value in found.values.items()}}
 
 
-def varies(by_arm: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether a measure is not the same in all runs, as the size of a budget is."""
-    return len({value for row in by_arm.values() for value in row["values"].values()}) > 1
-
-
-def summary_estimate(value: Any) -> Estimate:
-    """Return an estimate that a summary holds, as it was or as it was read."""
-    return value if isinstance(value, Estimate) else Estimate(**value)
+def outcome(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], first: str) -> str:
+    """Say in a sentence what the measure that is read first came to in every arm, and whether the seeds tell arms apart."""
+    name = next(iter(varying(measures)), None)
+    if name is None:
+        return "no measure differs between the runs"
+    by_arm = measures[name]
+    said = [
+        f"{arm} {row['mean'].value:.3g} ({row['lowest']:.3g} to {row['highest']:.3g})" for arm, row in by_arm.items()
+    ]
+    told = [arm for arm, row in by_arm.items() if row.get("told")]
+    compared = [arm for arm, row in by_arm.items() if "told" in row]
+    verdict = ""
+    if compared:
+        verdict = f"; told from {first}: {', '.join(told)}" if told else f"; these seeds tell none of them from {first}"
+    return f"{name.replace('_', ' ')}, mean over seeds (worst or lowest to best or highest): {', '.join(said)}{verdict}"
 
 
 def _column(kind: type[Any], text: str) -> tuple[str, list[str]]:

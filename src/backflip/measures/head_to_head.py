@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 
 from backflip.data import Estimate
 from backflip.errors import DataError
-from backflip.measures.paired import POWER, holm, sign_flip_test, units_to_tell
+from backflip.measures.paired import FEWEST_SEEDS, POWER, holm, sign_flip_test, student_test, units_to_tell
 from backflip.measures.stats import Z_95, finite, mean_interval, permutation_test, share_interval
 from backflip.measures.win_rate import wins
 
@@ -48,11 +48,15 @@ class Duel:
     """first - second in the units of what was measured (a return); None where only wins are known."""
     paired: bool = True
     """False: the two were measured on unlike units."""
+    units: int = 0
+    """Units that it rests on, where fewer than `fewest` tell nothing."""
+    fewest: int = 0
+    """Units from which on it can be told."""
 
     @property
     def told(self) -> bool:
         """Whether the two are told apart."""
-        return self.p_of_all <= LEVEL
+        return self.p_of_all <= LEVEL and self.units >= self.fewest
 
 
 def duels_of_shares(shares: Mapping[Pair, ArrayLike], rng: np.random.Generator) -> list[Duel]:
@@ -105,12 +109,12 @@ def duels_of_values(values: Sequence[ArrayLike], paired: Mapping[Pair, bool], rn
 
 
 def duels_of_arms(
-    value: Mapping[Pair, float], arms: Sequence[Sequence[int]], seeds: Sequence[int | None], rng: np.random.Generator, *, share: bool
+    value: Mapping[Pair, float], arms: Sequence[Sequence[int]], seeds: Sequence[int | None], *, share: bool
 ) -> list[Duel]:  # fmt: skip
     """Return the duels of arms, each a set of runs that differ in the seed alone, over the seeds that two arms share.
 
     `value[a, b]`: what a won of b, or by how much it was more (`share` False; the win rate is then over seeds). Arms with fewer than
-    two seeds in common have no duel.
+    two seeds in common have no duel, and with fewer than FEWEST_SEEDS none is told. The test is Student's, as the interval is.
     """
     found: list[Duel] = []
     for first, second in combinations(range(len(arms)), 2):
@@ -121,17 +125,20 @@ def duels_of_arms(
         value_K = np.array([_of(value, a, b, share=share) for a, b in pairs])
         gap_K = value_K - 0.5 if share else value_K
         won_K = value_K if share else wins(gap_K, np.zeros(len(gap_K)))
-        p = sign_flip_test(gap_K, rng)
-        needed = units_to_tell(gap_K)
+        needed = units_to_tell(gap_K, FEWEST_SEEDS)
         ties = float((gap_K == 0).mean())
-        one = Duel(first, second, share_interval(won_K), ties, p, needed)
+        one = Duel(
+            first,
+            second,
+            share_interval(won_K),
+            ties,
+            student_test(gap_K),
+            needed,
+            fewest=FEWEST_SEEDS,
+            units=len(pairs),
+        )
         found.append(one if share else replace(one, difference=mean_interval(gap_K)))
     return _together(found)
-
-
-def smallest_p(units: int) -> float:
-    """Return the smallest p-value that so many units can come to by sign flips; above LEVEL nothing can be told whatever is seen."""
-    return 2.0 ** (1 - units) if units else 1.0
 
 
 def _of(value: Mapping[Pair, float], a: int, b: int, *, share: bool) -> float:

@@ -19,6 +19,8 @@ from backflip.measures.stats import Z_95, finite
 
 POWER = 0.8
 """Chance with which the stated number of units tells a difference of the size seen."""
+FEWEST_SEEDS = 5
+"""Seeds from which on a difference between methods may be called told."""
 EXACT_UNITS = 14
 """Up to so many units that differ, all ways to exchange are tried."""
 BLOCK = 500
@@ -44,17 +46,39 @@ def sign_flip_test(difference: ArrayLike, rng: np.random.Generator, draws: int =
     return (hits + 1) / (draws + 1)
 
 
-def units_to_tell(difference: ArrayLike) -> int | None:
+def student_test(difference: ArrayLike) -> float:
+    """Return the two-sided p-value of a mean difference by Student's paired test, which agrees with the interval of `stats.mean_interval`.
+
+    For a handful of seeds, where sign flips cannot go low enough to say anything; it takes the differences for normal.
+    """
+    value_N = finite(difference, "differences")
+    if len(value_N) < 2 or not value_N.any():
+        return 1.0
+    error = float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
+    return 0.0 if error == 0 else 2 * float(scipy_stats.t.sf(abs(float(value_N.mean())) / error, len(value_N) - 1))
+
+
+def units_to_tell(difference: ArrayLike, fewest: int = 6) -> int | None:
     """Return how many units would tell a mean difference as large as the one seen, at 5 % two-sided, with 80 % power.
 
-    n = ((z_.975 + z_.80) * spread / mean)^2. None where the mean is 0: no number would. It is a guess from what was seen: a true
-    difference half as large takes four times as many.
+    The smallest n of at least `fewest` with n >= ((t_.975 + t_.80) * spread / mean)^2 at n - 1 degrees of freedom; six is the fewest that sign
+    flips can tell. None where the mean is 0: no number would. It is a guess from what was seen: a true difference half as large takes four
+    times as many.
     """
     value_N = finite(difference, "differences")
     mean, spread = float(value_N.mean()), float(value_N.std(ddof=1)) if len(value_N) > 1 else math.inf
     if mean == 0 or not math.isfinite(spread):
         return None
-    return max(2, math.ceil(((Z_95 + float(scipy_stats.norm.ppf(POWER))) * spread / mean) ** 2))
+    ratio = spread / abs(mean)
+
+    def wanted(n: int) -> float:
+        reach = float(scipy_stats.t.ppf(0.975, n - 1)) + float(scipy_stats.t.ppf(POWER, n - 1))
+        return (reach * ratio) ** 2
+
+    n = max(fewest, math.ceil(((Z_95 + float(scipy_stats.norm.ppf(POWER))) * ratio) ** 2))
+    while n < wanted(n):
+        n += 1
+    return n
 
 
 def holm(p: Sequence[float]) -> list[float]:

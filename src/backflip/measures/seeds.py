@@ -8,14 +8,15 @@ Shapes: K seeds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from backflip.data import Estimate
 from backflip.errors import DataError
-from backflip.measures.paired import sign_flip_test, units_to_tell
+from backflip.measures.paired import FEWEST_SEEDS, student_test, units_to_tell
 from backflip.measures.stats import mean_interval, share_interval
 
 HIGHER = (
@@ -23,6 +24,8 @@ HIGHER = (
     *("distinct2_ratio", "distinct2", "rating", "gold"),
 )
 LOWER = ("loss", "ece", "nats_per_token", "repetition")
+LEADING = ("gold_win_rate", "win_rate", "true_return", "kl_nats_per_sequence", "distinct2_ratio")
+"""Endings of the measures that are read first, in this order."""
 SHARES = ("win_rate", "accuracy", "agreement", "agreement_with_gold")
 
 
@@ -44,14 +47,14 @@ class SeedDifference:
 
     difference: Estimate
     p: float
-    """Two-sided, by sign flips."""
+    """Two-sided, Student's, as the interval is."""
     needed: int | None
     """Seeds that would tell a difference of this size; None: no number would."""
 
     @property
     def told(self) -> bool:
-        """Whether these seeds tell the two apart: the interval of the difference leaves 0 out."""
-        return self.difference.low > 0 or self.difference.high < 0
+        """Whether these seeds tell the two apart: they are FEWEST_SEEDS or more, and the interval of the difference leaves 0 out."""
+        return self.difference.n >= FEWEST_SEEDS and (self.difference.low > 0 or self.difference.high < 0)
 
 
 def over_seeds(values: Mapping[int, float], name: str) -> OverSeeds:
@@ -65,7 +68,7 @@ def over_seeds(values: Mapping[int, float], name: str) -> OverSeeds:
     value_K = np.array(list(values.values()), dtype=np.float64)
     if len(value_K) == 1:
         mean = Estimate(float(value_K[0]), float(value_K[0]), float(value_K[0]), 0)
-    elif name.endswith(SHARES) and 0 <= value_K.min() and value_K.max() <= 1:
+    elif name.endswith(SHARES) and value_K.min() >= 0 and value_K.max() <= 1:
         mean = share_interval(value_K)
     else:
         mean = mean_interval(value_K)
@@ -78,8 +81,26 @@ def seed_difference(first: Mapping[int, float], other: Mapping[int, float]) -> S
     if len(shared) < 2:
         return None
     gap_K = np.array([other[seed] - first[seed] for seed in shared])
-    rng = np.random.default_rng(len(shared))
-    return SeedDifference(mean_interval(gap_K), sign_flip_test(gap_K, rng), units_to_tell(gap_K))
+    return SeedDifference(mean_interval(gap_K), student_test(gap_K), units_to_tell(gap_K, FEWEST_SEEDS))
+
+
+def varying(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return the measures (by name, then arm, each with its `values` by seed) that arms differ in, or seeds where there is one arm.
+
+    The leading ones come first. What a setting does not touch, such as the base that all began with, is left out.
+    """
+    differs = [name for name, by_arm in measures.items() if _differs([row["values"] for row in by_arm.values()])]
+    return sorted(differs, key=lambda name: (_lead(name), not name.startswith("ppo")))
+
+
+def _differs(by_arm: Sequence[Mapping[str, float]]) -> bool:
+    if len(by_arm) == 1:
+        return len(set(by_arm[0].values())) > 1
+    return any(len({values[seed] for values in by_arm if seed in values}) > 1 for values in by_arm for seed in values)
+
+
+def _lead(name: str) -> int:
+    return next((place for place, end in enumerate(LEADING) if name.endswith(end)), len(LEADING))
 
 
 def higher_is_better(name: str) -> bool | None:

@@ -214,7 +214,8 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
     if result["arm_duels"]:
         intro = (
             "Runs that differ in the seed alone are one arm. A duel of arms is over the seeds that both have, each seed's run against the "
-            "other's of that seed: this, and not the duels of single runs, says what a setting is worth."
+            "other's of that seed: this, and not the duels of single runs, says what a setting is worth. p is Student's; fewer than five seeds "
+            "tell nothing."
         )
         rows = tuple(row.cells for row in duel_rows(result, arms=True))
         found.append(Section("arms", "Over seeds", intro, tables=(Table(duel_columns(result), rows, wide=True),)))

@@ -112,8 +112,8 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     spread = ("distinct2", "repetition", "entropy_nats", "length_tokens")
     dots = draw.table_figures(evidence)
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
-    yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
     yield sweep_section(evidence.record.results)
+    yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
     yield arms_section(evidence.path, within, sweep_measures(evidence.record.results))
     yield again_section(evidence)
     if own:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backflip.data import Estimate
+from backflip.measures.seeds import varying
 from backflip.report.evidence import estimate
 from backflip.report.marks import Axis, Dots, dot
 from backflip.report.render import Section
@@ -16,28 +17,18 @@ from backflip.report.tables import Cell, Table
 from backflip.report.wording import Unit, show, show_gap, show_interval, wording
 
 COLUMNS = ("measure", "arm", "mean of seeds", "worst", "best", "less the first arm, seed by seed", "told apart?")
-LEADING = ("gold_win_rate", "win_rate", "true_return", "kl_nats_per_sequence", "distinct2_ratio")
-"""Endings of the measures that are read first, in this order."""
+FIGURES = 6
+"""Measures that are drawn; the table holds all."""
 
 
 def rows_of(result: Mapping[str, Any]) -> dict[str, list[tuple[str, ...]]]:
     """Return, for every measure that is not the same in all runs, a row for each arm as it is read: all of COLUMNS but the first."""
     found: dict[str, list[tuple[str, ...]]] = {}
-    for name in varying(result):
+    for name in varying(result["measures"]):
         words = wording(name)
         by_arm: Mapping[str, Any] = result["measures"][name]
         found[words.label] = [(arm, *_cells(by_arm[arm], words.unit)) for arm in result["settings"] if arm in by_arm]
     return found
-
-
-def varying(result: Mapping[str, Any]) -> list[str]:
-    """Return the measures that differ between runs, the leading ones first."""
-    differs = [
-        name
-        for name, by_arm in result["measures"].items()
-        if len({value for row in by_arm.values() for value in row["values"].values()}) > 1
-    ]
-    return sorted(differs, key=lambda name: next((i for i, end in enumerate(LEADING) if name.endswith(end)), len(LEADING)))  # fmt: skip
 
 
 def sweep_section(record_results: Mapping[str, Any]) -> Section | None:
@@ -49,23 +40,29 @@ def sweep_section(record_results: Mapping[str, Any]) -> Section | None:
     for measure, lines in rows_of(result).items():
         for place, (arm, *cells) in enumerate(lines):
             rows.append((Cell(measure if place == 0 else "", ""), Cell(arm), *map(_cell, cells)))
-    names = varying(result)
-    figures = tuple(_figure(name, result) for name in names[: len(LEADING) + 1])
+    names = varying(result["measures"])
+    figures = tuple(_figure(name, result) for name in names[:FIGURES])
     seeds = len(result["seeds"])
     intro = f"{seeds} seeds of each arm, the same for all. Intervals are over seeds; worst and best are the ends of {seeds} seeds."
     if failed := result.get("failed"):
         intro += f" {len(failed)} runs failed and are left out: {'; '.join(one['run'] for one in failed)}."
     caption = (
-        "Differences are from the first arm, seed by seed, with Student's interval; p by exchanging the two within a seed. Few seeds cannot "
-        "go below 2 / 2^n: five reach 0.06, six 0.03."
+        "Differences are from the first arm, seed by seed; interval and p are Student's. Fewer than five seeds tell nothing, whatever their "
+        "interval. What no setting touches is left out."
     )
-    return Section("seeds", "Over seeds", intro, figures, tables=(Table(COLUMNS, tuple(rows), caption, wide=True),))
+    return Section(
+        "seeds",
+        "What it came to, over seeds",
+        intro,
+        figures,
+        tables=(Table(COLUMNS, tuple(rows), caption, wide=True),),
+    )
 
 
 def sweep_measures(results: Mapping[str, Any]) -> list[str]:
     """Return the measures of a sweep that are read first; none where the run is no sweep."""
     result = results.get("arms")
-    return varying(result)[: len(LEADING)] if isinstance(result, Mapping) and "measures" in result else []
+    return varying(result["measures"])[:FIGURES] if isinstance(result, Mapping) and "measures" in result else []
 
 
 def _cells(row: Mapping[str, Any], unit: Unit) -> tuple[str, str, str, str, str]:
