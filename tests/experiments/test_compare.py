@@ -78,7 +78,7 @@ def test_the_gold_judge_prefers_the_better_answers_and_equal_ones_are_ties(
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
     assert "Head to head" in page and "gold judge of reviews" in page and "What was set differently" in page
     with Store.open(tmp_path / "c" / "store.sqlite", mode="read") as store:
-        asked = [query for query in store.queries_by_id([one.query_id for one in store.judgements(0)[0]]).values()]
+        asked = list(store.queries_by_id([one.query_id for one in store.judgements(0)[0]]).values())
     first = [query.order for query in asked].count((0, 1))
     assert abs(2 * first - len(asked)) <= 6, "orders are in balance"
     assert read_run(tmp_path / "c").summary["estimates"]["better against worse: win_rate"]["value"] == 0.85

@@ -32,7 +32,10 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError("a resumed sweep keeps the settings it has; leave out all but --resume")
         from backflip.cli.run import main as run
 
-        return run(["run", "--resume", str(found.resume), *(["--quiet"] if found.quiet else [])])
+        try:
+            return run(["run", "--resume", str(found.resume), *(["--quiet"] if found.quiet else [])])
+        finally:
+            print_summary(found.resume)
     if not found.experiment:
         raise ConfigError(f"backflip sweep needs the name of an experiment: {', '.join(listing())}")
     if found.seeds is None:

@@ -150,11 +150,13 @@ def arms_of(found: Sequence[Contestant]) -> list[list[int]]:
 
 def arm_names(found: Sequence[Contestant], arms: Sequence[Sequence[int]]) -> list[str]:
     """Name each arm by the folder that holds its runs, where that says which; else by its first run."""
-    above = [found[arm[0]].record.path.parent.name for arm in arms]
-    return [
-        above[place] if above.count(above[place]) == 1 and len(arm) > 1 else found[arm[0]].name
-        for place, arm in enumerate(arms)
-    ]
+    firsts = [found[arm[0]] for arm in arms]
+    above = [one.record.path.parent.name for one in firsts if one.series != BASE]
+    names: list[str] = []
+    for one, arm in zip(firsts, arms, strict=True):
+        parent = one.record.path.parent.name
+        names.append(parent if len(arm) > 1 and above.count(parent) == 1 else one.name)
+    return names
 
 
 def answered(found: Sequence[Contestant], prompts: Path | None, limit: int, seed: int) -> Answered:

@@ -114,7 +114,17 @@ def head_to_head_page(evidence: Evidence) -> Page:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """Say who beats whom, or that so many units cannot tell."""
+    """Say who beats whom, over seeds first, or that so many units cannot tell."""
+    return " ".join([*(_over_seeds(one, result) for one in result["arm_duels"][:3]), _single(result)])
+
+
+def _over_seeds(one: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    won, arms = _read(one["win_rate"]), [arm["name"] for arm in result["arms"]]
+    verdict = "tell the two apart" if one["told"] else "cannot tell the two apart"
+    return f"{arms[one['first']]} against {arms[one['second']]}: {show(won.value, 'share')} ({show_interval(won, 'share')}) over seeds; {won.n} seeds {verdict}."
+
+
+def _single(result: Mapping[str, Any]) -> str:
     names = [one["name"] for one in result["policies"]]
     told = [one for one in result["duels"] if one["told"]]
     if not told:

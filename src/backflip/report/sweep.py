@@ -5,6 +5,7 @@ Leaves out the runs themselves (`arms.py`) and how the numbers come about (`expe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,7 +80,10 @@ def _cells(row: Mapping[str, Any], unit: Unit) -> tuple[str, str, str, str, str]
 
 def cannot_tell(needed: int | None, units: str) -> str:
     """Say that a number of units does not tell two apart, and which number might."""
-    return "no: no difference was seen" if needed is None else f"no: for one this size about {needed:,} {units}"
+    if needed is None:
+        return "no: no difference was seen"
+    whole = needed if needed < 100 else math.ceil(needed / 10 ** (len(str(needed)) - 2)) * 10 ** (len(str(needed)) - 2)
+    return f"no: for one this size about {whole:,} {units}"
 
 
 def show_p(p: float) -> str:
