@@ -28,6 +28,8 @@ POLICIES = ("policy", "rating, log-odds", "KL from base, nats", "distinct bigram
 MEASURED = ("kl_nats_per_sequence", "distinct2", "repetition", "length_tokens")
 MANY_DUELS = 28
 """Duels drawn as a figure at most; the table holds all."""
+MANY_ROWS = 10
+"""Duels beyond which their table is folded."""
 OFF = 0.05
 """Share by which a win rate may miss what the ratings say before it is called missed."""
 
@@ -218,7 +220,13 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
         )  # fmt: skip
     tables = [Table(columns, tuple(row.cells for row in policies), _beside(result))]
     tables.append(
-        Table(duel_columns(result), tuple(row.cells for row in duel_rows(result)), _duel_words(result), wide=True)
+        Table(
+            duel_columns(result),
+            tuple(row.cells for row in duel_rows(result)),
+            _duel_words(result),
+            wide=True,
+            folded=_fold(result),
+        )
     )
     found = [Section("results", "Head to head", "", tuple(figures), tables=tuple(tables))]
     if result["arm_duels"]:
@@ -234,6 +242,11 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
             found[0], intro="Nobody was asked: each run recorded what its unseen episodes were truly worth."
         )
     return found
+
+
+def _fold(result: Mapping[str, Any]) -> str:
+    count = len(result["duels"])
+    return f"All {count} duels" if count > MANY_ROWS else ""
 
 
 def _beside(result: Mapping[str, Any]) -> str:
