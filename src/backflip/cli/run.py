@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         name, config, root=own.runs, seed=config.seed, trackers=own.trackers, folder=own.folder, store=own.store
     )
     run.progress = Progress(quiet=own.quiet)
-    return _carry_out(spec, config, run, quiet=own.quiet)
+    return carry_out(spec, config, run, quiet=own.quiet)
 
 
 def _options(name: str) -> Options:
@@ -127,7 +127,7 @@ def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     config = config_from_json(spec.config, record.config)
     run = Run.resume(own.resume, store=own.store)
     run.progress = Progress(quiet=own.quiet)
-    return _carry_out(spec, config, run, quiet=own.quiet)
+    return carry_out(spec, config, run, quiet=own.quiet)
 
 
 def _again(name: str | None, own: Namespace, overrides: Sequence[str], parser: Options) -> int:
@@ -150,7 +150,7 @@ def _again(name: str | None, own: Namespace, overrides: Sequence[str], parser: O
         spec.name, config, root=own.runs, seed=config.seed, trackers=own.trackers, folder=own.folder, store=own.store
     )
     run.progress = Progress(quiet=own.quiet)
-    return _carry_out(spec, config, run, quiet=own.quiet, begin=lambda: begin(run, record, again))
+    return carry_out(spec, config, run, quiet=own.quiet, begin=lambda: begin(run, record, again))
 
 
 def _plan(spec: Experiment, config: Any) -> int:
@@ -162,7 +162,7 @@ def _plan(spec: Experiment, config: Any) -> int:
     return 0
 
 
-def _carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool, begin: Callable[[], None] | None = None) -> int:
+def carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool, begin: Callable[[], None] | None = None) -> int:
     """Do the work, after what must be there before it; the run records how it ended, and can be resumed whatever happened."""
     if quiet:
         from backflip.progress import Progress
