@@ -99,7 +99,7 @@ def test_rivals_are_drawn_from_the_geometric_mixture() -> None:
         base, replace(world.collect(policy, 3000, np.random.default_rng(0)), group_B=torch.arange(3000) // 100)
     )
     mixture_A = torch.softmax(0.5 * policy.completion_logp_KC().detach()[0] + 0.5 * torch.tensor(BASE_A).log(), -1)
-    row_N, rival_N, weight_N = nash_md._duels(episodes, NashMDConfig(mixture=0.5))  # pyright: ignore[reportPrivateUsage]
+    row_N, rival_N, weight_N = nash_md._duels(episodes, NashMDConfig(mixture=0.5))
     assert (row_N != rival_N).all() and (episodes.group_B[row_N] == episodes.group_B[rival_N]).all()
     number_B = world.completion_B(episodes)
     seen_A = torch.zeros(3, dtype=torch.float64).index_add_(0, number_B[rival_N], weight_N) / len(episodes)
