@@ -185,7 +185,7 @@ def ask(found: Sequence[Contestant], said: Answered, overseer: Overseer, config:
                 place[questions[-1].id] = (first, second), k
     if config.overseer == PEOPLE:
         run.progress.say(f"{len(questions):,} questions; people answer them at: backflip serve {run.path}")
-    judgements, _ = gather(overseer, questions, config, run)
+    judgements = gather(overseer, questions, config, run)
     heard = _fill(share, place, judgements)
     answers = [one for one in judgements if one.answer is not None]
     if not answers and not identical:
