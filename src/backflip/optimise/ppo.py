@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from backflip.data import Episodes, Evaluation
-from backflip.errors import ConfigError, DataError
+from backflip.errors import ConfigError
 from backflip.masked import masked_mean, masked_sum, masked_whiten
+from backflip.optimise.on_policy import Tolerance, check_agreement, clipped_surrogate, sampled_logp_BT, work
 from backflip.optimise.returns import advantages, check_reward
 from backflip.optimise.step import (
     Aggregate,
@@ -27,14 +28,10 @@ from backflip.optimise.step import (
     accumulate,
     decision_weights,
     evaluate_all,
-    micro_batches,
     minibatches,
     take_step,
 )
 from backflip.protocols import Policy
-
-LOG_RATIO_LIMIT = 20.0
-"""exp() of more than this is no number to learn from; how often it is reached is logged."""
 
 LEAST_TO_WHITEN = 8
 """Decisions that a batch needs before it is scaled by its own spread (Ziegler et al. 2019 and its ports assert it)."""
@@ -148,7 +145,8 @@ def update(
             part_targets = {name: tensor if whole else tensor[rows] for name, tensor in targets.items()}
             evaluation, loss = _gradient(policy, part, part_targets, config, first=not steps)
             if not steps:
-                stats |= _agreement(evaluation, part, config)
+                tolerance = Tolerance(config.ratio_tolerance, config.gap_tolerance_nats)
+                stats |= check_agreement(evaluation, part, tolerance, recomputed=config.recomputes)
                 if config.recomputes and whole:
                     targets["old_logp"] = part_targets["old_logp"] = evaluation.logp_BT
             step = _step_statistics(evaluation, part_targets, part.mask_BT, config)
@@ -157,7 +155,7 @@ def update(
     stats["entropy_nats"] = steps[0]["entropy_nats"]
     stats["ratio_max"] = max(step["ratio_max"] for step in steps)
     stats["approx_kl_last_nats"] = steps[-1]["approx_kl_nats"]
-    return stats | _work(episodes, config)
+    return stats | work(episodes, config.tokens_per_microbatch)
 
 
 def _old(policy: Policy, episodes: Episodes, config: PPOConfig) -> tuple[Tensor, Tensor]:
@@ -165,11 +163,7 @@ def _old(policy: Policy, episodes: Episodes, config: PPOConfig) -> tuple[Tensor,
 
     With one minibatch, recomputed log-probabilities are those of the first step's own pass, and cost nothing.
     """
-    if episodes.logp_BT is None:
-        raise DataError(
-            "the episodes carry no logp_BT: they are demonstrations, and PPO needs rows that the policy sampled"
-        )
-    logp_BT, value_BT = episodes.logp_BT.detach(), episodes.value_BT
+    logp_BT, value_BT = sampled_logp_BT(episodes, "PPO"), episodes.value_BT
     if value_BT is None or (config.recomputes and config.minibatches > 1):
         old = evaluate_all(
             policy, episodes, tokens_per_microbatch=config.tokens_per_microbatch, autocast=config.autocast
@@ -215,48 +209,13 @@ def loss_terms(evaluation: Evaluation, targets: Mapping[str, Tensor], config: PP
     """
     if evaluation.value_BT is None:
         raise ConfigError("the policy returns no values; PPO needs a critic: load the policy with value_head=True")
-    raw_BT = evaluation.logp_BT - targets["old_logp"]
-    log_ratio_BT = raw_BT.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    ratio_BT = log_ratio_BT.exp()
-    plain_BT = -targets["advantage"] * ratio_BT
-    clipped_BT = -targets["advantage"] * ratio_BT.clamp(1 - config.clip, 1 + config.clip)
     old_value_BT, return_BT = targets["old_value"], targets["return"]
     near_BT = old_value_BT + (evaluation.value_BT - old_value_BT).clamp(-config.value_clip, config.value_clip)
     error_BT, near_error_BT = (evaluation.value_BT - return_BT) ** 2, (near_BT - return_BT) ** 2
-    return {
-        "policy_loss": torch.maximum(plain_BT, clipped_BT),
+    return clipped_surrogate(evaluation.logp_BT, targets["old_logp"], targets["advantage"], config.clip) | {
         "value_loss": 0.5 * torch.maximum(error_BT, near_error_BT),
-        "approx_kl_nats": ratio_BT - 1 - log_ratio_BT,
-        "clip_fraction": (clipped_BT > plain_BT).float(),
         "value_clip_fraction": (near_error_BT > error_BT).float(),
-        "log_ratio_limited_fraction": (raw_BT.abs() > LOG_RATIO_LIMIT).float(),
-        "ratio": ratio_BT,
     }
-
-
-def _agreement(evaluation: Evaluation, episodes: Episodes, config: PPOConfig) -> dict[str, float]:
-    """Compare the update's first forward pass with sampling, before any step; refuse to go on where they differ."""
-    if episodes.logp_BT is None:
-        raise DataError("the episodes carry no logp_BT")
-    gap_BT = torch.where(episodes.mask_BT, evaluation.logp_BT - episodes.logp_BT, 0.0)
-    gap = float(masked_mean(gap_BT.abs(), episodes.mask_BT))
-    ratio_error = float((gap_BT.exp() - 1).abs().max())
-    reasons = (
-        "sampling and scoring disagree. Look for a temperature left out of one of them, dropout, a pad equal to eos, "
-        "padding or positions that matter, weights that moved since sampling, or, in control, a learning rate (--lr) so high that the "
-        "policy's numbers no longer fit"
-    )
-    if config.recomputes and not gap <= config.gap_tolerance_nats:
-        raise DataError(
-            f"old log-probabilities differ from those of sampling by {gap:.3g} nats a decision, expected at most "
-            f"{config.gap_tolerance_nats:g} in low precision: {reasons}"
-        )
-    if not config.recomputes and not ratio_error <= config.ratio_tolerance:
-        raise DataError(
-            f"|ratio - 1| is {ratio_error:.3g} before the first step, expected at most {config.ratio_tolerance:g}: "
-            f"{reasons}; if sampling ran in bf16, set recompute_old_logp"
-        )
-    return {"ratio_max_error": ratio_error, "logp_gap_mean_nats": gap, "logp_gap_max_nats": float(gap_BT.abs().max())}
 
 
 def _step_statistics(
@@ -269,13 +228,3 @@ def _step_statistics(
     stats["ratio_mean"] = float(masked_mean(terms["ratio"], mask_BT))
     stats["ratio_max"] = float(torch.where(mask_BT, terms["ratio"], 0.0).max())
     return stats
-
-
-def _work(episodes: Episodes, config: PPOConfig) -> dict[str, float]:
-    """Count decisions, micro-batches, and the tokens computed in one pass, prompts and padding included."""
-    parts = micro_batches(episodes, config.tokens_per_microbatch)
-    return {
-        "decisions": float(episodes.mask_BT.sum()),
-        "microbatches": float(len(parts)),
-        "tokens_per_pass": float(sum(part.tokens for part in parts)),
-    }

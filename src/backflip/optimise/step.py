@@ -74,10 +74,11 @@ def trim(episodes: Episodes) -> Episodes:
     return replace(episodes, **cut)
 
 
-def micro_batches(episodes: Episodes, tokens_per_microbatch: int) -> list[MicroBatch]:
+def micro_batches(episodes: Episodes, tokens_per_microbatch: int, *, whole_groups: bool = False) -> list[MicroBatch]:
     """Cut episodes into trimmed micro-batches of at most this many tokens (one row at least), longest rows first.
 
     Rows without any decision are left out. Longest first, so that a batch that does not fit in memory fails at once.
+    With `whole_groups` the rows of a group stay together, one after the other, and the smallest part is a group.
     """
     if tokens_per_microbatch < 1:
         raise ConfigError(f"tokens_per_microbatch is {tokens_per_microbatch}, expected 1 or more")
@@ -86,16 +87,22 @@ def micro_batches(episodes: Episodes, tokens_per_microbatch: int) -> list[MicroB
     if rows and (prompt_B + answer_B == whole).all() and rows * whole <= tokens_per_microbatch:
         return [MicroBatch(torch.arange(rows), episodes, rows * whole)]  # nothing to cut, order or trim
     order = np.lexsort((-prompt_B, -(prompt_B + answer_B)))
+    group_B = episodes.group_B.cpu().numpy() if whole_groups else np.arange(rows)
+    together: dict[int, list[int]] = {}
+    for row in order[answer_B[order] > 0].tolist():
+        together.setdefault(int(group_B[row]), []).append(row)
+    prompts, answers = prompt_B.tolist(), answer_B.tolist()
     chunks: list[list[int]] = []
     prompt = answer = 0
-    for row in order[answer_B[order] > 0].tolist():
-        wider = max(prompt, int(prompt_B[row])), max(answer, int(answer_B[row]))
-        if chunks and (len(chunks[-1]) + 1) * sum(wider) <= tokens_per_microbatch:
-            chunks[-1].append(row)
+    for unit in together.values():
+        wide = max(prompts[row] for row in unit), max(answers[row] for row in unit)
+        wider = max(prompt, wide[0]), max(answer, wide[1])
+        if chunks and (len(chunks[-1]) + len(unit)) * sum(wider) <= tokens_per_microbatch:
+            chunks[-1].extend(unit)
             prompt, answer = wider
         else:
-            chunks.append([row])
-            prompt, answer = int(prompt_B[row]), int(answer_B[row])
+            chunks.append(list(unit))
+            prompt, answer = wide
     parts = [(torch.as_tensor(chunk), trim(episodes.select(chunk))) for chunk in chunks]
     return [MicroBatch(rows, part, len(rows) * (part.obs.shape[1] + part.mask_BT.shape[1])) for rows, part in parts]
 
@@ -139,15 +146,16 @@ def accumulate(
     *,
     tokens_per_microbatch: int,
     autocast: Autocast = "none",
+    whole_groups: bool = False,
 ) -> tuple[Evaluation, float]:
     """Add the gradient of a loss to the policy's parameters, one micro-batch at a time; take no step.
 
-    `targets` are (B, T) tensors that `loss` gets in the micro-batch's rows and columns. Returns the detached evaluation
-    of the whole batch, (B, T) and 0 where masked, and the loss.
+    `targets` are (B, T) or (B, 1) tensors that `loss` gets in the micro-batch's rows and columns; `whole_groups` keeps rows
+    together that a loss compares. Returns the detached evaluation of the whole batch, (B, T) and 0 where masked, and the loss.
     """
     total = torch.zeros((), device=episodes.mask_BT.device)
     parts: list[tuple[MicroBatch, Evaluation]] = []
-    for micro in micro_batches(episodes, tokens_per_microbatch):
+    for micro in micro_batches(episodes, tokens_per_microbatch, whole_groups=whole_groups):
         rows, width = micro.rows.to(episodes.mask_BT.device), micro.episodes.mask_BT.shape[1]
         with precision(episodes.mask_BT.device, autocast):
             evaluation = as_float(policy.evaluate(micro.episodes))
