@@ -41,6 +41,10 @@ REWARDED: dict[str, Any] = {
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"lr": 5e-3, **REWARDED},
+    "reinforce": {"lr": 5e-3, **REWARDED},
+    "rloo": {"lr": 5e-3, **REWARDED},
+    "grpo": {"lr": 5e-3, **REWARDED},
+    "dpo": {"lr": 5e-3, "pairs": 24, "updates": 12},
     "sft": {"lr": 1e-2, "answers": 24, "updates": 12},
 }
 """What each method is told here beside what all are told."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 METHODS = {
     "ppo": "backflip.loops.ppo",
+    "reinforce": "backflip.loops.reinforce",
+    "rloo": "backflip.loops.rloo",
+    "grpo": "backflip.loops.grpo",
+    "dpo": "backflip.loops.dpo",
     "sft": "backflip.loops.sft",
 }
 """Name -> the module whose `METHOD` it is."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,16 +28,22 @@ from backflip.store.judged import purpose_of
 from backflip.store.people import PERSON
 
 if TYPE_CHECKING:
-    from backflip.loops.ppo import PPOLoopConfig
     from backflip.run import Run
 
 SAID = "asked"
 """Result in which a run says what it asked: what is needed to train on the same answers again."""
 
 
-def gather(
-    overseer: Overseer, questions: Sequence[Query], config: PPOLoopConfig, run: Run
-) -> tuple[list[Judgement], int]:
+class Patience(Protocol):
+    """Any settings that say how long to wait for answers."""
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds; inf for as long as it takes."""
+        ...
+
+
+def gather(overseer: Overseer, questions: Sequence[Query], config: Patience, run: Run) -> tuple[list[Judgement], int]:
     """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
     wanted, found = {query.id for query in questions}, dict[str, list[Judgement]]()
     heard: list[Judgement] = []

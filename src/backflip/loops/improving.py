@@ -18,6 +18,7 @@ from backflip.data import Episodes
 from backflip.loops.parts import Parts, Training, save, share, stream
 from backflip.loops.stop import stopped
 from backflip.memory import give_back
+from backflip.optimise.groups import equal_group_fraction
 from backflip.optimise.kl import k1_nats_B
 from backflip.optimise.scores import apply_rules
 from backflip.optimise.step import evaluate_all
@@ -60,6 +61,21 @@ def score(
     return rows, score_BT, stats
 
 
+def warn_of_equal_groups(score_BT: Tensor, rows: Episodes, now: Training, run: Run) -> float:
+    """Return the share of groups whose scores are all equal, from which nothing can be learned; note it where it is most of them."""
+    equal = equal_group_fraction(score_BT, rows.group_B)
+    if equal > MANY_EQUAL:
+        run.note(
+            f"at update {now.at.update + 1} the scores of {equal:.0%} of the groups are all equal, and nothing is learned from these: the "
+            "reward may be constant, or the policy may have come to say one thing"
+        )
+    return equal
+
+
+MANY_EQUAL = 0.5
+"""Share of groups with equal scores beyond which a run says so."""
+
+
 def take_updates(
     phase: str,
     update: Callable[[], dict[str, float]],
@@ -97,7 +113,8 @@ def take_updates(
             bar.advance(1, **{short: stats[name] for short, name in SHOWN.items() if name in stats})
             stop = stopped(stats, config.stop, run.seconds)
             if stop or at.update % config.check_every == 0 or at.update == last:
-                stop = stop or stopped({**look(), **stats}, config.stop, run.seconds)
+                seen = look() | stats
+                stop = stop or stopped(seen, config.stop, run.seconds)
             if stop:
                 run.note(f"stopped improving at update {at.update}: {stop}")
                 at.update = last
