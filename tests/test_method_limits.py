@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backflip.data import Episodes
+from backflip.measures.frontier import frontier
 from backflip.optimise import dpo, grpo, kl, reinforce
 from backflip.optimise.dpo import DPOConfig
 from backflip.optimise.grpo import GRPOConfig
@@ -60,6 +61,18 @@ class Problem:
         worth_K = exact_expected(logp_KC, self.score_KC) - BETA * exact_kl(logp_KC, self.reference_KC)
         return float(((best_K - worth_K) / (best_K - exact_expected(self.reference_KC, self.score_KC))).max())
 
+    def check_frontier(self, policy: TabularPolicy) -> None:
+        """No policy has more reward than max E[score] at its KL; this one has nearly as much."""
+        logp_KC = policy.completion_logp_KC().detach()
+        kl_nats = float(exact_kl(logp_KC, self.reference_KC).mean())
+        gained = float(exact_expected(logp_KC, self.score_KC).mean())
+        most = frontier(self.reference_KC.numpy(), self.score_KC.numpy(), kl_nats)
+        start = float(exact_expected(self.reference_KC, self.score_KC).mean())
+        assert most - 0.02 * (most - start) < gained < most + 1e-9
+        assert gained > frontier(self.reference_KC.numpy(), self.score_KC.numpy(), 0.8 * kl_nats), (
+            "a KL too small is seen"
+        )
+
 
 def problem(seed: int, added: float = 0.0, group_size: int = 4) -> Problem:
     rng = np.random.default_rng(seed)
@@ -99,7 +112,9 @@ def test_a_sampling_method_reaches_the_closed_form(name: str, seed: int, added: 
     """Shortfall from beta ln Z at most 1 % of what there is to gain, whatever constant the score carries."""
     given = problem(seed, added)
     assert given.shortfall(given.reference) == 1
-    assert given.shortfall(train(given, *SAMPLING[name])) < 0.01
+    policy = train(given, *SAMPLING[name])
+    assert given.shortfall(policy) < 0.01
+    given.check_frontier(policy)
 
 
 def test_without_a_baseline_a_constant_in_the_score_misses_the_closed_form() -> None:

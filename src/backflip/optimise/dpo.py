@@ -24,7 +24,7 @@ from backflip.errors import ConfigError, DataError
 from backflip.masked import masked_mean
 from backflip.optimise.groups import numbered, pair_rows
 from backflip.optimise.on_policy import work
-from backflip.optimise.returns import check_reward
+from backflip.optimise.returns import check_reward, on_last_decision
 from backflip.optimise.step import Autocast, accumulate, minibatches, take_step
 from backflip.protocols import Policy
 
@@ -124,14 +124,7 @@ def answer_rewards(episodes: Episodes, share_B: Tensor | Sequence[float]) -> Ten
     share_B = torch.as_tensor(share_B, dtype=torch.float32).to(episodes.mask_BT.device)
     if len(share_B) != len(episodes) or not ((share_B >= 0) & (share_B <= 1)).all():
         raise DataError(f"{len(share_B)} shares for {len(episodes)} rows; expected one a row, each in [0, 1]")
-    count_B = episodes.mask_BT.sum(1)
-    if (count_B == 0).any():
-        raise DataError(f"row {int((count_B == 0).nonzero()[0])} holds no decision, so its answer has no place")
-    position_T = torch.arange(1, episodes.mask_BT.shape[1] + 1, device=episodes.mask_BT.device)
-    last_B = (episodes.mask_BT * position_T).argmax(1)
-    reward_BT = torch.zeros(episodes.mask_BT.shape, device=share_B.device)
-    reward_BT[torch.arange(len(share_B), device=share_B.device), last_B] = share_B
-    return reward_BT
+    return on_last_decision(share_B, episodes.mask_BT)
 
 
 def pair_loss(lead_G: Tensor, share_G: Tensor, config: DPOConfig) -> Tensor:

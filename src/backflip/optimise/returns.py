@@ -36,6 +36,21 @@ def check_reward(reward_BT: Tensor, mask_BT: Tensor) -> None:
         )
 
 
+def on_last_decision(value_B: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return reward_BT with every row's value on its last decision, 0 elsewhere: where a score on a whole row belongs.
+
+    Raises:
+        DataError: a row without a decision, so its value has no place.
+    """
+    if (empty_B := ~mask_BT.any(1)).any():
+        raise DataError(f"row {int(empty_B.nonzero()[0])} holds no decision, so its score has no place; leave it out")
+    position_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    last_B = torch.where(mask_BT, position_T, -1).amax(1)
+    reward_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+    reward_BT[torch.arange(len(last_B), device=last_B.device), last_B] = value_B.float().to(mask_BT.device)
+    return reward_BT
+
+
 def gae(
     reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, bootstrap_B: Tensor, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:

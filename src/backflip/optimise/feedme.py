@@ -1,0 +1,123 @@
+"""FeedME: keep the rated answers that are good enough, and tune on them as if they were demonstrations.
+
+The name is OpenAI's for the models -001 and -002; relatives are expert iteration and rejection sampling. On samples of the
+policy itself the limit is that policy *conditioned* on having passed, which is not the limit of RL (docs/feedme.md). Left out: the
+loss, which is `sft`'s, and sampling (the loop).
+
+Shapes: B rows, T decisions, G groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backflip.data import Episodes
+from backflip.errors import ConfigError, DataError
+from backflip.optimise import sft
+from backflip.optimise.groups import numbered
+from backflip.optimise.returns import check_reward, on_last_decision
+from backflip.optimise.sft import SFTConfig
+from backflip.protocols import Policy
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Keep rows whose rating reaches a fixed bar. Further rounds with the same bar change nothing in the limit."""
+
+    rating: float = 1.0
+    """The bar, in units of the rating; 1 is the top grade of a rating in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.rating):
+            raise ConfigError(f"keep.rating is {self.rating}, expected a finite rating")
+
+
+@dataclass(frozen=True)
+class TopShare:
+    """Keep the best rows of the batch: a bar that moves, so every round goes further."""
+
+    share: float = 0.25
+    """Rows that are kept, of all rows; those that tie with the last one are kept too."""
+    within_group: bool = False
+    """Take the share of every group (prompt) instead of the batch, so that hard prompts are learnt from as well."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"keep.share is {self.share}, expected between 0 and 1: all rows kept is no choice")
+
+
+Keep = AtLeast | TopShare
+"""Which rows are learnt from."""
+
+
+@dataclass(frozen=True)
+class FeedMEConfig:
+    """Settings of one round of FeedME."""
+
+    keep: Keep = field(default_factory=TopShare)
+    """Which rows are learnt from."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """The supervised tuning on them; aggregate=constant is the one whose limit is exactly the conditional."""
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    episodes: Episodes,
+    reward_BT: Tensor,
+    config: FeedMEConfig,
+    rng: np.random.Generator | None = None,
+) -> dict[str, float]:
+    """Tune on the rows whose rating, the sum of their reward, is good enough; return statistics (docs/feedme.md).
+
+    Returns those of `sft.update`, and `kept_fraction`, `kept_reward_mean`, `reward_sum_mean`, `bar`.
+    `kl_bound_nats` is -ln of the kept share: what going all the way to the kept rows would cost at most.
+
+    Raises:
+        DataError: ratings that are not finite or not on decisions; no row is good enough; all rows are rated alike.
+    """
+    check_reward(reward_BT, episodes.mask_BT)
+    rating_B = reward_BT.sum(1)
+    kept_B = kept(rating_B, episodes.group_B, config.keep)
+    found = int(kept_B.sum())
+    if found == 0:
+        raise DataError(
+            f"none of {len(kept_B)} rows passes {config.keep}; the best is rated {float(rating_B.max()):g}: lower the bar, or "
+            "sample more rows"
+        )
+    if found == len(kept_B) and float(rating_B.max()) == float(rating_B.min()):
+        raise DataError(
+            f"all {found} rows are rated {float(rating_B[0]):g}, so nothing is chosen and tuning on them would teach the policy "
+            "itself; look at what rates them"
+        )
+    rows = kept_B.nonzero().flatten()
+    part = episodes.select(rows)
+    stats = sft.update(policy, optimizer, part, on_last_decision(torch.ones(found), part.mask_BT), config.sft, rng)
+    return stats | {
+        "kept_fraction": found / len(kept_B),
+        "kept_reward_mean": float(rating_B[kept_B].mean()),
+        "reward_sum_mean": float(rating_B.mean()),
+        "bar": float(rating_B[kept_B].min()),
+        "kl_bound_nats": -math.log(found / len(kept_B)),
+    }
+
+
+def kept(rating_B: Tensor, group_B: Tensor, keep: Keep) -> Tensor:
+    """Return True for rows that are learnt from, bool (B,). A tie with the bar passes it."""
+    if isinstance(keep, AtLeast):
+        return rating_B >= keep.rating
+    index_B, groups = numbered(group_B)
+    if not keep.within_group:
+        index_B, groups = torch.zeros_like(index_B), 1
+    rating_B, kept_B = rating_B.cpu(), torch.zeros(len(rating_B), dtype=torch.bool)
+    for group in range(groups):
+        rows = (index_B == group).nonzero().flatten()
+        count = max(1, round(keep.share * len(rows)))
+        bar = rating_B[rows].sort(descending=True).values[count - 1]
+        kept_B[rows] = rating_B[rows] >= bar
+    return kept_B.to(group_B.device)
