@@ -24,7 +24,7 @@ from backflip.optimise.scores import ScoreRules
 from backflip.overseers.function import FunctionOverseer
 from backflip.policies.lm import LMConfig, LMPolicy
 from backflip.progress import Progress
-from backflip.protocols import RewardModel
+from backflip.protocols import Policy, RewardModel
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.comparisons import Comparison
 from backflip.rewards.fit import FitConfig
@@ -45,6 +45,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "rloo": {"lr": 5e-3, **REWARDED},
     "grpo": {"lr": 5e-3, **REWARDED},
     "dpo": {"lr": 5e-3, "pairs": 24, "updates": 12},
+    "feedme": {"lr": 5e-3, **REWARDED},
+    "conditional": {"lr": 1e-2, "updates": 16, **REWARDED},
     "sft": {"lr": 1e-2, "answers": 24, "updates": 12},
 }
 """What each method is told here beside what all are told."""
@@ -112,9 +114,9 @@ def outcome(run: Run, trained: Trained) -> tuple[Any, ...]:
     return weights, lines(run), pairs, trained.counts, trained.fits, trained.episodes, trained.tokens
 
 
-def worth(policy: LMPolicy) -> float:
+def worth(policy: Policy) -> float:
     """Return the mean goodness of many fresh answers."""
-    world = TextWorld(PROMPTS, policy.tokenizer, seed=99)
+    world = TextWorld(PROMPTS, tiny_policy().tokenizer, seed=99)
     rows = world.collect(policy, 200, np.random.default_rng(1))
     return float(np.mean([goodness("", item.content) for item in world.show(rows)]))
 

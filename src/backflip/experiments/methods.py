@@ -23,6 +23,8 @@ METHODS = {
     "rloo": "backflip.loops.rloo",
     "grpo": "backflip.loops.grpo",
     "dpo": "backflip.loops.dpo",
+    "feedme": "backflip.loops.feedme",
+    "conditional": "backflip.loops.conditional",
     "sft": "backflip.loops.sft",
 }
 """Name -> the module whose `METHOD` it is."""

@@ -44,7 +44,7 @@ from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, t
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
-from backflip.protocols import Overseer, RewardModel
+from backflip.protocols import Overseer, Policy, RewardModel
 from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
 from backflip.worlds import reviews
@@ -170,7 +170,7 @@ class Look:
     base: LMPolicy
     seed: int
 
-    def __call__(self, policy: LMPolicy, reward: RewardModel | None) -> dict[str, float]:
+    def __call__(self, policy: Policy, reward: RewardModel | None) -> dict[str, float]:
         """Return the gold win rate against the base, proxy (where there is one), exact KL, diversity and length."""
         rows = held_out_answers(self.world, policy, 1, stream(self.seed, "look"), LOOKED_AT)
         theirs = held_out_answers(self.world, self.base, 1, stream(self.seed, "look at the base"), LOOKED_AT)

@@ -20,7 +20,7 @@ from backflip.loops.parts import Trained, stream
 from backflip.measures.gold import gold_scores
 from backflip.memory import give_back
 from backflip.optimise.best_of_n import choose
-from backflip.policies.lm import LMPolicy
+from backflip.protocols import Policy
 from backflip.rewards.ensemble import RewardEnsemble
 from backflip.worlds.text import TextWorld, answer, pad_left
 
@@ -110,7 +110,7 @@ def texts(items: list[Item]) -> list[str]:
 
 
 def held_out_answers(
-    world: TextWorld, policy: LMPolicy, copies: int, rng: np.random.Generator, limit: int | None = None
+    world: TextWorld, policy: Policy, copies: int, rng: np.random.Generator, limit: int | None = None
 ) -> Episodes:
     """Answer every opening (or the first `limit`) `copies` times, in order; one group an opening."""
     openings = world.tokens[:limit]

@@ -32,7 +32,7 @@ from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.checkpoints import read_tokenizer
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
-from backflip.protocols import Overseer, RewardModel
+from backflip.protocols import Overseer, Policy, RewardModel
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.model import SequenceRewardModel
 from backflip.worlds.prompts import Prompt, read_prompts
@@ -132,7 +132,7 @@ def main(config: TextTask, run: Run) -> None:
     start = _start(config, policy, base)
     components = components_of(config.components, world)
 
-    def check(now: LMPolicy, reward: RewardModel | None) -> dict[str, float]:
+    def check(now: Policy, reward: RewardModel | None) -> dict[str, float]:
         rows = _answers(held_out, now, stream(config.seed, "look"), LOOKED_AT)
         return {
             **({} if reward is None else {"proxy": float(reward(rows).sum(1).mean())}),
@@ -313,7 +313,7 @@ def overseer_of(text: str, run: Run) -> Overseer:
     return FunctionOverseer(run.store, function_of(text, "--overseer", "terminal, people or "), name=text)
 
 
-def _answers(world: TextWorld, policy: LMPolicy, rng: np.random.Generator, limit: int | None = None) -> Episodes:
+def _answers(world: TextWorld, policy: Policy, rng: np.random.Generator, limit: int | None = None) -> Episodes:
     prompts = world.tokens[:limit]
     return answer(policy, pad_left(prompts), torch.arange(len(prompts)), rng)
 

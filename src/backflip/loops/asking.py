@@ -38,13 +38,13 @@ class Told:
     counts: dict[str, int] = field(default_factory=lambda: {"judgements": 0, "unanswered": 0, "ties": 0})
 
 
-def ask(parts: Parts, before: Told, config: Settings, at: Position, run: Run) -> Told:
+def ask(parts: Parts, before: Told, config: Settings, now: Training, run: Run) -> Told:
     """Put this round's questions to the overseer, and return what is known after it; logs the phase `ask`.
 
     Raises:
         DataError: nobody answered a single question.
     """
-    new = next_questions(parts, config, at, run)
+    at, new = now.at, next_questions(parts, config, now, run)
     # a policy that repeats itself makes the same question twice: it is asked, and counts, once
     questions = list({query.id: query for query in [*before.questions, *new]}.values())
     answers, _ = gather(parts.overseer, questions, config, run)
@@ -81,7 +81,7 @@ def close(
     run.store.expire(at.asked)  # what is still open would teach nothing any more
     write_asked(run, at.asked)
     return Trained(
-        policy=now.policy,
+        policy=now.used,
         reward=reward,
         fits=at.fits,
         pairs=told.pairs,
@@ -94,16 +94,15 @@ def close(
     )
 
 
-def next_questions(parts: Parts, config: Settings, at: Position, run: Run) -> list[Query]:
+def next_questions(parts: Parts, config: Settings, now: Training, run: Run) -> list[Query]:
     """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return the questions asked there.
 
     It samples all the same: which prompts come next, and so what updates see, depends on it.
     """
-    number = at.round
+    number = now.at.round
     asked = share(config.questions, config.rounds, number)
     with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
-        rows = parts.world.collect(parts.policy, 2 * asked, stream(config.seed, "sample", number))
-        at.episodes, at.tokens = at.episodes + len(rows), at.tokens + int(rows.mask_BT.sum())
+        rows = now.counted(parts.world.collect(now.used, 2 * asked, stream(config.seed, "sample", number)))
         new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
         bar.advance(2 * asked)
     if not isinstance(parts.overseer, RecordedOverseer):

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 class DPOLoopConfig(LearningConfig):
     """Settings of the recipe."""
 
-    updates: int = 90
+    updates: int = 60
     """Updates of the policy, over all rounds."""
-    pairs: int = 64
+    pairs: int = 32
     """Compared pairs of each update, dealt out in shuffled passes."""
-    lr: float = 1e-4
+    lr: float = 3e-4
     """Adam's learning rate."""
     dpo: DPOConfig = field(default_factory=DPOConfig)
     """The update; `--dpo.loss ipo` is IPO."""
@@ -62,7 +62,7 @@ def train(parts: Parts, config: DPOLoopConfig, run: Run) -> Trained:
     at, told = now.at, reread(now.at, run)
     for _ in range(at.round, config.rounds):
         if not at.fitted:
-            told = ask(parts, told, config, at, run)
+            told = ask(parts, told, config, now, run)
             at.fitted = True
             save(now, parts, run)
         take_updates("dpo", partial(improve, parts, told, now, config), None, parts, now, config, run)

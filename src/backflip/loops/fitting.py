@@ -39,7 +39,7 @@ def hear_and_fit(
     if now.at.fitted:
         reward = reread_reward(config, now, run)
     else:
-        told = ask(parts, told, config, now.at, run)
+        told = ask(parts, told, config, now, run)
         reward = learn_reward(parts, told, config, now, run)
         now.at.fitted = True
         save(now, parts, run)

@@ -35,7 +35,7 @@ def sample(parts: Parts, now: Training, rows: int, group: int, config: Settings)
     world = parts.world
     usual, world.group_size = world.group_size, group
     try:
-        return now.counted(world.collect(now.policy, rows, stream(config.seed, "ppo", now.at.update)))
+        return now.counted(world.collect(now.used, rows, stream(config.seed, "ppo", now.at.update)))
     finally:
         world.group_size = usual
 
@@ -96,7 +96,7 @@ def take_updates(
         if parts.check is None:
             return {}
         give_back()
-        found = parts.check(now.policy, reward)
+        found = parts.check(now.used, reward)
         run.log(at.update, "check", **found)
         return found
 

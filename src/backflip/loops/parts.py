@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from backflip.data import Episodes
+from backflip.policies.asked import AskedLM
 from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer, RewardModel, World
 from backflip.rewards.comparisons import Comparison
@@ -53,7 +54,7 @@ class Parts:
     """Rewards with their weights that are added to the learned one (weight 1), and logged apart."""
     given: RewardModel | None = None
     """A reward that is known, a plain function say: nobody is asked for one, and none is learned."""
-    check: Callable[[LMPolicy, RewardModel | None], dict[str, float]] | None = None
+    check: Callable[[LMPolicy | AskedLM, RewardModel | None], dict[str, float]] | None = None
     """A look at held-out prompts, with the reward where there is one; may cost, never teaches."""
 
 
@@ -61,7 +62,7 @@ class Parts:
 class Trained:
     """What came of it, and what it cost."""
 
-    policy: LMPolicy
+    policy: LMPolicy | AskedLM
     """What was trained, as it is meant to be used."""
     reward: RewardEnsemble | None
     """What was learned from the comparisons; None for a method that learns no reward."""
@@ -115,6 +116,13 @@ class Training:
     at: Position
     beta: float
     """Weight of the KL to the reference in the next update."""
+    asked: AskedLM | None = None
+    """The policy asked for something, for a method that trains it to be."""
+
+    @property
+    def used(self) -> LMPolicy | AskedLM:
+        """The policy as it is meant to be used."""
+        return self.asked or self.policy
 
     def counted(self, rows: Episodes) -> Episodes:
         """Return rows that were just sampled, having added them to the costs."""

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 class SFTLoopConfig(LearningConfig):
     """Settings of the recipe."""
 
-    updates: int = 90
+    updates: int = 60
     """Updates of the policy, over all rounds."""
-    answers: int = 64
+    answers: int = 32
     """Preferred answers of each update, dealt out in shuffled passes."""
     lr: float = 3e-4
     """Adam's learning rate."""
@@ -64,7 +64,7 @@ def train(parts: Parts, config: SFTLoopConfig, run: Run) -> Trained:
     at, told = now.at, reread(now.at, run)
     for _ in range(at.round, config.rounds):
         if not at.fitted:
-            told = ask(parts, told, config, at, run)
+            told = ask(parts, told, config, now, run)
             at.fitted = True
             save(now, parts, run)
         update = partial(imitate, parts, decisive(told.pairs), now, config)
