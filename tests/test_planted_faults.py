@@ -23,7 +23,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from backflip import masked
 from backflip.data import Episodes
 from backflip.errors import DataError
-from backflip.optimise import best_of_n, kl, ppo, returns, scores, step
+from backflip.measures import frontier
+from backflip.optimise import (
+    best_of_n,
+    conditional,
+    dpo,
+    feedme,
+    grpo,
+    imitate,
+    kl,
+    nash_md,
+    ppo,
+    reinforce,
+    returns,
+    scores,
+    step,
+)
 from backflip.policies import draw, lm, score
 from backflip.worlds import enumerable
 from backflip.worlds.enumerable import EnumerableWorld, TabularPolicy
@@ -126,6 +141,72 @@ FAULTS: dict[str, tuple[Any, str, str, str, str, str]] = {
     "optimum with beta squared": (
         enumerable, "optimum", "score_KC.double() / beta", "score_KC.double() / beta**2",
         "worlds/test_enumerable.py", "test_no_policy_beats_the_optimum",
+    ),
+    "baseline holds the row itself": (
+        reinforce, "mean_of_others", "total_GT[index_B] - value_BT", "total_GT[index_B]",
+        "optimise/test_reinforce.py", "test_advantages_by_hand",
+    ),
+    "mask ignored in the advantages of REINFORCE": (
+        reinforce, "advantages_BT", "torch.where(mask_BT, advantage_BT, torch.zeros((), device=mask_BT.device))",
+        "advantage_BT.expand(mask_BT.shape)",
+        "optimise/test_reinforce.py", "test_advantages_by_hand",
+    ),
+    "return of the decision after": (
+        reinforce, "advantages_BT", "gather(1, first_B1)", "gather(1, first_B1 + 1)",
+        "optimise/test_reinforce.py", "test_advantages_by_hand",
+    ),
+    "REINFORCE goes downhill": (
+        reinforce, "update", '-part["advantage"] * evaluation.logp_BT', 'part["advantage"] * evaluation.logp_BT',
+        "optimise/test_reinforce.py", "test_rows_above_their_baseline_become_likelier",
+    ),
+    "lead over the batch, not the group": (
+        grpo, "advantages_BT", "score_B - mean_B", "score_B - score_B.mean()",
+        "optimise/test_grpo.py", "test_advantages_by_hand",
+    ),
+    "mask ignored in a loss KL": (
+        grpo, "_reference_BT", "torch.where(episodes.mask_BT, episodes.ref_logp_BT.detach(), 0.0)",
+        "episodes.ref_logp_BT.detach()",
+        "optimise/test_grpo.py", "test_padding_never_changes_a_statistic_of_grpo",
+    ),
+    "DPO prefers the worse": (
+        dpo, "pair_loss", "config.beta * lead_G", "-config.beta * lead_G",
+        "optimise/test_dpo.py", "test_pair_losses_by_hand",
+    ),
+    "IPO's lead times beta": (
+        dpo, "pair_loss", "(share_G - 0.5) / config.beta", "(share_G - 0.5) * config.beta",
+        "optimise/test_dpo.py", "test_pair_losses_by_hand",
+    ),
+    "mask ignored in the reference of DPO": (
+        dpo, "_terms", 'torch.where(mask_BT, part["ref_logp"], zero_BT)', 'part["ref_logp"]',
+        "optimise/test_dpo.py", "test_statistics_of_dpo_know_ties_and_padding",
+    ),
+    "the bar itself does not pass": (
+        feedme, "kept", "rating_B >= keep.rating", "rating_B > keep.rating",
+        "optimise/test_choosing_methods.py", "test_what_is_kept_by_hand",
+    ),
+    "a score on the edge stays below": (
+        conditional, "levels", ">= edge_L", "> edge_L",
+        "optimise/test_choosing_methods.py", "test_levels_and_their_edges",
+    ),
+    "level told in the filling": (
+        conditional.TokenInFront, "__call__", "(first_B + self.after).unsqueeze(1)", "(0 * first_B + self.after).unsqueeze(1)",
+        "optimise/test_choosing_methods.py", "test_a_token_in_front_keeps_prompts_whole",
+    ),
+    "rivals far from the reference": (
+        nash_md, "_duels", "-config.mixture * log_ratio_BT", "config.mixture * log_ratio_BT",
+        "optimise/test_nash_md.py", "test_rivals_are_drawn_from_the_geometric_mixture",
+    ),
+    "preference the wrong way round": (
+        nash_md, "mirror_step", "prob_AA @ mixture_A", "prob_AA.T @ mixture_A",
+        "optimise/test_nash_md.py", "test_the_exact_iteration_has_its_known_rate",
+    ),
+    "expert's log-probability added": (
+        imitate, "update", 'evaluation.logp_BT - part["expert"]', 'evaluation.logp_BT + part["expert"]',
+        "optimise/test_choosing_methods.py", "test_a_step_of_imitation_follows_the_kl_at_each_decision",
+    ),
+    "tilt with beta squared": (
+        frontier, "tilted", "lead_KC * per_beta", "lead_KC * per_beta**2",
+        "measures/test_frontier.py", "test_no_distribution_is_above_the_frontier_and_the_tilt_is_on_it",
     ),
 }  # fmt: skip
 

@@ -60,7 +60,7 @@ def test_feedme_equals_conditioning_and_a_fixed_bar_is_idempotent() -> None:
     world, base, grade_KC = graded()
     base_KC = base.completion_logp_KC().detach()
     target_KC = conditioned(base_KC, (grade_KC >= 2).double())
-    policy, reward = base, TableReward(world, grade_KC)
+    policy, reward, stats = base, TableReward(world, grade_KC), dict[str, float]()
     for _ in range(2):
         rows = in_proportion(world, policy.completion_logp_KC().detach(), 1500)
         stats = feedme.update(policy, adam(policy), rows, reward(rows), FeedMEConfig(AtLeast(2), EXACT))
@@ -239,7 +239,7 @@ def test_online_imitation_becomes_the_expert() -> None:
     expert, policy = TabularPolicy(world, rng, values=False), TabularPolicy(world, rng, values=False)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.1, eps=1e-8)
     config: Any = imitate.ImitateConfig(tokens_per_microbatch=10**6)
-    stats: dict[str, float] = {}
+    rows, stats = world.everything(), dict[str, float]()
     for number in range(80):
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * (1 - number / 80)

@@ -57,6 +57,16 @@ def test_advantages_by_hand() -> None:
     assert found()[0] == pytest.approx([4 - 16 / 3] * 3)
 
 
+def test_rows_above_their_baseline_become_likelier() -> None:
+    policy, _, episodes, reward_BT = setting()
+    moved_KXV = gradient(reinforce.rloo(), policy, episodes, reward_BT)
+    before_B = policy.evaluate(episodes).logp_BT.detach().sum(1)
+    with torch.no_grad():
+        policy.logits_KXV.add_(moved_KXV, alpha=0.1)
+    lead_B = reinforce.advantages_BT(episodes, reward_BT, reinforce.rloo()).sum(1)
+    assert float((lead_B * (policy.evaluate(episodes).logp_BT.detach().sum(1) - before_B)).sum()) > 0
+
+
 @pytest.mark.parametrize(
     "variant",
     [{}, {"baseline": "batch"}, {"baseline": "group"}, {"baseline": "group", "credit": "to_go"}],
@@ -73,15 +83,17 @@ def test_the_mean_step_is_the_gradient_of_the_expected_reward(variant: dict[str,
     exact = policy.logits_KXV.grad.flatten()
     reward = TableReward(world, score_KC)
     found: list[Tensor] = []
-    for _ in range(100):
-        episodes = world.collect(policy, 64, rng)
+    batches = [world.collect(policy, 64, rng) for _ in range(100)]
+    for episodes in batches:
         found.append(gradient(replace(PLAIN, **variant), policy, episodes, reward(episodes)).flatten())
     sample = torch.stack(found)
     error = sample.std(0) / len(sample) ** 0.5
     assert ((sample.mean(0) - exact).abs() < 4 * error + 1e-7).all()
     assert float(exact.norm()) > 5 * float(error.norm()), "the noise must leave something to see"
     if variant:
-        assert sample.std(0).norm() < 0.6 * 2.2 * exact.norm()
+        raised = TableReward(world, score_KC + 10)
+        plain = torch.stack([gradient(PLAIN, policy, episodes, raised(episodes)).flatten() for episodes in batches])
+        assert sample.std(0).norm() < 0.5 * plain.std(0).norm()
 
 
 def test_a_constant_in_the_score_changes_nothing() -> None:

@@ -5,7 +5,7 @@ levels are GOOD and BAD; more are quantiles. Asked for GOOD, the limit is the sa
 told (a control token, a feature) is a function that the caller gives, so text and control take the same path. Left out:
 sampling (the loop).
 
-Shapes: B rows, T decisions, L levels.
+Shapes: B rows, T decisions, L levels, P prompt columns.
 """
 
 from __future__ import annotations

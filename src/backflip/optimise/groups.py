@@ -54,7 +54,7 @@ def equal_group_fraction(reward_BT: Tensor, group_B: Tensor) -> float:
 
     Ask it of scores as they were before a KL penalty; the penalty differs from row to row and hides it.
     """
-    _, std_B = moments(reward_BT.double().sum(1), group_B)
+    _, std_B = moments(reward_BT.detach().cpu().double().sum(1), group_B)
     index_B, groups = numbered(group_B)
     equal_G = torch.zeros(groups).index_fill_(0, index_B[std_B == 0], 1.0)
     return float(equal_G.mean())
