@@ -110,6 +110,14 @@ def test_a_method_leaves_what_report_again_and_plan_need(
     assert "judgements  18" in capsys.readouterr().out
 
 
+def test_a_reward_that_no_method_would_use_is_refused(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, failure: Failure
+) -> None:
+    argv = ["run", "text", "--policy", tiny_policy, "--prompts", prompts, "--overseer", f"{judges}:wordy", *SMALL]
+    more = ["--method", "dpo", "--components", f"short=1*{judges}:short", "--folder", tmp_path / "run"]
+    assert "--method dpo learns from pairs and has no reward" in failure(*argv, *more)
+
+
 @pytest.mark.parametrize("method", ["grpo", "conditional", "dpo"])
 def test_a_plain_function_is_the_reward_of_any_method(
     tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, method: str, failure: Failure

@@ -77,7 +77,7 @@ class ReviewsTask:
     agreement: float = 0.75
     """How often a stochastic teacher agrees with the gold judge's own choice."""
     best_of: int = 16
-    """n of best-of-n."""
+    """n of best-of-n, which is measured wherever a reward is learned."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:

@@ -121,6 +121,12 @@ def plan(config: TextConfig) -> Plan:
 def main(config: TextTask, run: Run) -> None:
     """Train any causal language model on an overseer's comparisons, judged by held-out answers of the same overseer."""
     _require(config)
+    method = load(config.method)
+    if config.components and not method.rewarded:
+        raise ConfigError(
+            f"--method {config.method} learns from pairs and has no reward to which --components could be added; leave them out, or "
+            "let an overseer or --reward say them"
+        )
     train_prompts, held_prompts = split_prompts(read_prompts(config.prompts), config.held_out_share)
     teacher, overseer = overseers_of(config, run)
     policy = load_policy(config.policy, config.sampling, lora=_adapters(config), value_head=True)
@@ -150,7 +156,6 @@ def main(config: TextTask, run: Run) -> None:
         given=FunctionReward(function_of(config.reward, "--reward"), world, "--reward") if config.reward else None,
         check=check,
     )
-    method = load(config.method)
     trained = method.train(parts, config, run)
     run.checkpoint("policy", trained.updates, trained.policy.save)
     measure(trained, method.title, held_out, overseer, config, run)

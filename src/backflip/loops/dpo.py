@@ -87,4 +87,4 @@ def improve(parts: Parts, told: Told, now: Training, config: DPOLoopConfig) -> d
     return stats
 
 
-METHOD = Method("DPO", DPOLoopConfig, train)
+METHOD = Method("DPO", DPOLoopConfig, train, rewarded=False)

@@ -140,6 +140,8 @@ class Method:
     """Its settings, which an experiment adds to its own."""
     train: Callable[[Parts, Any, Run], Trained]
     """Carry it out, or what is left of it after a kill."""
+    rewarded: bool = True
+    """Whether it learns from a reward; else from the pairs themselves."""
 
 
 def begin(parts: Parts, config: Settings, run: Run, beta: float = 0.0) -> Training:

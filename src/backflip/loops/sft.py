@@ -99,4 +99,4 @@ def imitate(parts: Parts, pairs: Sequence[Comparison], now: Training, config: SF
     return stats | {"lr": now.optimizer.param_groups[0]["lr"], "seconds_update": watch.lap()}
 
 
-METHOD = Method("SFT", SFTLoopConfig, train)
+METHOD = Method("SFT", SFTLoopConfig, train, rewarded=False)
