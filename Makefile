@@ -26,8 +26,9 @@ demo: $(VENV)/.installed
 	$(BIN)/backflip run reviews
 	$(BIN)/backflip report runs/latest
 
+# Two processes; a file's tests stay in one of them, for they share what is made once.
 test: $(VENV)/.developer lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ from sqlalchemy import func, select
 from backflip.data import Item, Judgement, Query
 from backflip.store import Store, schema
 from backflip.store.desk import standing
-from backflip.store.people import People
+from backflip.store.people import CONSENT, People
 from backflip.store.study import Study, StudyBook
 
 OVERLAP = 2
@@ -82,6 +82,7 @@ def fill(where: str | Path, args: argparse.Namespace) -> list[tuple[str, str]]:
         for n in range(args.labelers + 1):
             invited = people.invite("owner" if n == args.labelers else "labeler", "", time.time(), 1.0)
             person = people.join(invited, f"person {n}", "no password", time.time())
+            people.note_act(person.id, CONSENT, {"version": 0}, time.time())
             people.move(person.id, "passed")
             tokens.append((person.judge, people.sign_in(person, time.time(), 10.0)))
     return tokens

@@ -70,13 +70,15 @@ Moment = Callable[[set[str], float], bool]
 
 
 def kill_when(folder: Path, due: Moment) -> str:
-    """Run until the moment comes, kill, and return where that was: "in a save", "elsewhere", or "done" if it ended first."""
+    """Run until the moment comes, kill, and return where that was: "in a save", "elsewhere", or "done" if the run ended first."""
     left_over = being_saved(folder)
     process, began = begin(folder), time.monotonic()
     while process.poll() is None:
         if due(being_saved(folder) - left_over, time.monotonic() - began):
             process.send_signal(signal.SIGKILL)
             process.wait()
+            if (folder / CONFIG).is_file() and read_run(folder).status == "done":
+                return "done"  # only the process was still there
             return "in a save" if being_saved(folder) - left_over else "elsewhere"
         time.sleep(POLL_SECONDS)
     if process.returncode:

@@ -15,16 +15,35 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # test processes share the processors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 REQUIRED = "BACKFLIP_REQUIRE"
 SERVER_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; who runs it then."""
+
+LONGEST = (
+    "test_web_live.py",
+    "test_resume_after_kill.py",
+    "test_arms.py",
+    "test_atari_reward_run.py",
+    "test_learning_proof.py",
+)
+"""Files that begin first where several processes share them out: nobody waits for them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def all_required() -> bool:
@@ -142,6 +161,26 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     yield f"{head.rpartition('/')[0]}/{name}{mark}{query}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+CHROMIUM = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A real browser, without a screen."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("Chromium is not installed; `make system` installs it")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM), timeout=60_000)
+        yield started
+        started.close()
 
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .?:<>|"]

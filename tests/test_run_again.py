@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ from backflip.cli import main
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
 from backflip.loops.answers import answers_to, person_weights, what_weighting_changed
+from backflip.overseers.recorded import RecordedOverseer, recorded
 from backflip.policies.actor_critic import ActorCritic
 from backflip.run import read_run
+from backflip.run_again import prepare
 from backflip.store import Store
 from backflip.store.lineage import Lineage
 from backflip.store.people import People
@@ -92,6 +97,22 @@ def test_the_same_judgements_teach_the_same_policy_to_the_bit(earlier: Path, tmp
     assert theirs[0] == theirs[1] and theirs[0]  # the new policy can be followed to the very same judgements
 
 
+def test_a_question_comes_up_where_it_first_came_up_though_others_before_it_were_never_answered(
+    earlier: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(earlier, folder)
+    said = result(folder, "asked")
+    when = dict(zip(said["asked"], said["asked_at"], strict=True))
+    gone = [one for one, at in when.items() if at == 0][1:]
+    with sqlite3.connect(folder / "store.sqlite") as store:
+        store.executemany("DELETE FROM judgements WHERE query_id = ?", [(one,) for one in gone])
+    assert again(folder, tmp_path / "run") == 0
+    found = result(tmp_path / "run", "asked")
+    assert found["asked"] == [one for one in said["asked"] if one not in gone] and max(found["asked_at"]) > 2
+    assert found["asked_at"] == [when[one] for one in found["asked"]] and len(gone) == 5
+
+
 def test_settings_may_differ_and_the_judgements_stay(earlier: Path, tmp_path: Path) -> None:
     assert again(earlier, tmp_path / "run", "--ppo.gamma", "0.5") == 0
     assert result(earlier, "asked") == result(tmp_path / "run", "asked")
@@ -139,9 +160,8 @@ def test_questions_that_only_they_answered_are_left_without(earlier: Path, judge
         store.add_judgements([Judgement(one.id, BOB, (1.0, 0.0), created=5.0)])
     said = result(judged, "asked")
     said["asked"].append(one.id)
+    said["asked_at"].append(0)
     (judged / "results" / "asked.json").write_text(json.dumps(said))
-    from backflip.run_again import prepare
-
     assert prepare(judged, ["bob"])[1].unanswered == 1 and prepare(judged, [teacher])[1].unanswered == 0
 
 
@@ -173,6 +193,9 @@ def test_a_run_of_something_else_says_what_is_expected(
     assert 'is a run of "control", not of "reviews"' in capsys.readouterr().err
     assert main(["run", "control", "--without", "ann"]) == 2
     assert "--again RUN --without PERSON" in capsys.readouterr().err
+    for options in (["--again", str(earlier)], ["--without", "ann"], ["--trackers", "all"]):
+        assert main(["run", "--resume", str(earlier), *options]) == 2
+        assert f"keeps the settings it has; leave out {options[0]}" in capsys.readouterr().err
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text('{"experiment": "control"}')
     assert again(tmp_path / "half", tmp_path / "run") == 2
@@ -182,8 +205,6 @@ def test_a_run_of_something_else_says_what_is_expected(
 def test_a_copy_that_was_stopped_half_way_says_so(
     earlier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from backflip.overseers.recorded import recorded
-
     assert again(earlier, tmp_path / "run") == 0
     with Store.open(tmp_path / "empty.sqlite") as store, pytest.raises(DataError, match="while they were copied"):
         recorded(tmp_path / "run", store)
@@ -213,6 +234,19 @@ def test_weights_follow_known_answers_and_need_two_people(tmp_path: Path) -> Non
         store.add_judgements([Judgement(pair.id, "person:wrong", wrong, details={"purpose": "gold"}) for pair in pairs])
         found = person_weights(store, ["person:right", "person:wrong", "model"])
     assert set(found) == {"person:right", "person:wrong"} and found["person:right"] > 1 > found["person:wrong"] > 0
+
+
+def test_whoever_is_left_out_weighs_nobody_in_a_store_that_is_shared_either(earlier: Path, tmp_path: Path) -> None:
+    again_of = replace(prepare(earlier, [])[1], without=("person:c",))
+    with Store.open(tmp_path / "s.sqlite") as store:
+        pairs = [Query((Item("", f"a{n}", {}), Item("", f"b{n}", {})), "Which?") for n in range(40)]
+        store.add_queries(pairs)
+        for n, pair in enumerate(pairs):
+            for judge, right in (("a", True), ("b", n % 2 == 0), ("c", n % 2 == 0)):  # c says whatever b says
+                store.add_judgements([Judgement(pair.id, f"person:{judge}", (1.0, 0.0) if right else (0.0, 1.0))])
+        people, repeats = ["person:a", "person:b"], RecordedOverseer(store, [], again_of)
+        with_c, without_c = (person_weights(store, people, one) for one in (None, repeats))
+    assert with_c["person:b"] > with_c["person:a"] and without_c["person:a"] == pytest.approx(without_c["person:b"])
 
 
 def test_what_weighting_changed_by_hand() -> None:

@@ -19,7 +19,9 @@ from backflip.run_folder import to_json
 from backflip.run_record import AGAIN, STORE, RunRecord, read_object, read_run
 from backflip.store import Store
 from backflip.store.desk import standing
-from backflip.store.people import PERSON, People, folded
+from backflip.store.names import folded
+from backflip.store.opinions import resting_on
+from backflip.store.people import PERSON, People
 from backflip.store.study import StudyBook
 
 if TYPE_CHECKING:
@@ -39,6 +41,10 @@ class Again:
     """Its folder."""
     asked: tuple[str, ...]
     """Ids of its questions that somebody answered, in the order in which they were asked."""
+    asked_at: tuple[int, ...]
+    """At which place of its recipe, a round or an update, each of them came up first."""
+    places: int
+    """How many such places it had."""
     held: tuple[str, ...]
     """Those of them that were only measured."""
     without: tuple[str, ...]
@@ -65,11 +71,17 @@ def prepare(path: str | Path, without: Sequence[str]) -> tuple[RunRecord, Again]
         raise DataError(
             f"{record.path} does not say what it asked (results/asked.json); expected a finished run of reviews, text, control or backflip"
         )
-    asked, held = (tuple(str(one) for one in said.get(name, ())) for name in ("asked", "held"))
+    places = int(said.get("places", 0))
+    if len(said.get("asked_at", ())) != len(said["asked"]) or places < 1:
+        raise DataError(
+            f"{record.path} does not say when it asked what (results/asked.json); it is of an older version: run it anew"
+        )
+    when = {str(one): int(at) for one, at in zip(said["asked"], said["asked_at"], strict=True)}
+    held = tuple(str(one) for one in said.get("held", ()))
     with Store.open(_store_of(record), mode="read") as store:
-        told = _standing(store, asked)
+        told = _standing(store, list(when))
         heard = {one.query_id for one in told}
-        asked = tuple(one for one in asked if one in heard)  # what nobody answered taught nothing
+        asked = tuple(one for one in when if one in heard)  # what nobody answered taught nothing
         gone = tuple(dict.fromkeys(_judge(name, store, told, record) for name in without))
     kept = [one for one in told if one.judge not in gone]
     if not any(one.answer is not None for one in kept):
@@ -82,6 +94,8 @@ def prepare(path: str | Path, without: Sequence[str]) -> tuple[RunRecord, Again]
         str(record.command.get("id", "")),
         str(record.path),
         asked,
+        tuple(when[one] for one in asked),
+        places,
         held,
         gone,
         len(kept),
@@ -96,7 +110,8 @@ def begin(run: Run, record: RunRecord, again: Again) -> None:
     """Copy into a new run's store what it learns from, and write down where that came from."""
     write_atomic(run.path / AGAIN, to_json(asdict(again), "what the run learns from"))
     with Store.open(_store_of(record), mode="read") as store:
-        known = StudyBook(store).known()
+        resting = resting_on(store, again.without)
+        known = [one for one in StudyBook(store).known() if one.query.id not in resting]
         ids = [*again.asked, *(one.query.id for one in known)]
         told = [one for one in _standing(store, ids) if one.judge not in again.without]
         for start in range(0, len(again.asked), PART):
@@ -108,6 +123,7 @@ def begin(run: Run, record: RunRecord, again: Again) -> None:
         run.note(
             f"trained on what {record.path.name} asked, without {', '.join(again.without)}: {again.left_out:,} of "
             f"{again.left_out + again.judgements:,} judgements are left out, and {again.unanswered:,} questions have no answer left"
+            + (f"; known answers that rested on them, and are not known here: {len(resting):,}" if resting else "")
         )
     else:
         run.note(f"trained on what {record.path.name} asked, and on all {again.judgements:,} judgements of it")
@@ -125,7 +141,7 @@ def read_again(folder: Path) -> Again | None:
     faults: list[str] = []
     found = read_object(path, faults)
     try:
-        for name in ("asked", "held", "without"):
+        for name in ("asked", "asked_at", "held", "without"):
             found[name] = tuple(found[name])
         return Again(**found)
     except (KeyError, TypeError) as error:

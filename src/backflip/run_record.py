@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -87,6 +87,17 @@ def require_run(path: str | Path) -> Path:
         )
         raise DataError(f"{path} is no run folder: {what}; give a folder that `backflip run` made, e.g. runs/latest")
     return path.resolve()
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Name runs by their folders, with as many of the folders above as it takes to tell them apart."""
+    found = [path.name for path in paths]
+    for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        found = [
+            "/".join(path.parts[-depth:]) if found.count(name) > 1 else name
+            for name, path in zip(found, paths, strict=True)
+        ]
+    return found
 
 
 def check_unchanged(path: Path) -> None:

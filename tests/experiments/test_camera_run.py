@@ -47,6 +47,8 @@ def test_one_camera_is_fooled_two_are_not_and_the_page_gets_its_curves(tmp_path:
     assert not faults and [one.id for one in figures] == ["lines-success", "lines-fooling", "lines-gap"]
     assert record.results["thresholds"]["exact"] == pytest.approx([0.0, 0.4 / 1.5])
     assert [row["second_camera"] for row in record.results["points"]] == [0.0, 1.0]
+    shares = [row[name] for row in record.results["points"] for name in ("apparent", "true", "fooling")]
+    assert all(0 <= one["low"] <= one["high"] <= 1 for one in shares)
     assert record.results["cost"]["comparisons"] == 4 * 200
     assert record.samples[0]["one camera"] == record.samples[1]["one camera"]
     assert record.samples[0]["two cameras"] != record.samples[1]["two cameras"]

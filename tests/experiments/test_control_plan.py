@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("gymnasium")
 from backflip.cli import main
 from backflip.cli.config import parse
-from backflip.experiments import ablations, control, control_plan, find, mujoco
+from backflip.experiments import ablations, arms_plan, control, find, mujoco
 from backflip.experiments.arms import Arm, ArmsConfig
-from backflip.experiments.control_plan import SECONDS_A_CLIP_PAIR, arms_plan, config_of
+from backflip.experiments.control_plan import SECONDS_A_CLIP_PAIR
 from backflip.experiments.mujoco_arms import SETTINGS
 from backflip.plan import Plan
 
@@ -41,8 +41,8 @@ def test_arms_add_up_over_seeds_and_are_shared_among_workers(monkeypatch: pytest
         return Plan({"all": 100.0}, {"act": config.steps / 1000}, config.comparisons, 0.0)
 
     arms = [Arm("a", "control", {"steps": "1000", "comparisons": "5"}), Arm("b", "control", {"steps": "3000"})]
-    monkeypatch.setattr(control_plan, "find", lambda name: replace(find(name), plan=plan))
-    found = arms_plan(arms, ArmsConfig(seeds=4, workers=1))
+    monkeypatch.setattr(arms_plan, "find", lambda name: replace(find(name), plan=plan))
+    found = arms_plan.arms_plan(arms, ArmsConfig(seeds=4, workers=1))
     assert found.seconds == {"a, 4 seeds": 4.0, "b, 4 seeds": 12.0}
     assert found.comparisons == 4 * (5 + control.ControlConfig().comparisons)
     assert sum(found.memory_mib.values()) == 100.0
@@ -55,4 +55,7 @@ def test_an_arm_means_what_the_command_line_makes_of_its_options() -> None:
     for task in SETTINGS:
         for arm in ablations.arms_of(ablations.AblationsConfig(task=task)):
             words = [word for name, value in arm.options.items() for word in (f"--{name}", *value.split())]
-            assert config_of(arm, control.ControlConfig) == parse(control.ControlConfig, words, "run"), (task, arm.name)
+            assert arms_plan.config_of(arm, control.ControlConfig) == parse(control.ControlConfig, words, "run"), (
+                task,
+                arm.name,
+            )

@@ -88,6 +88,7 @@ def test_a_teacher_who_always_skips_leaves_the_policy_and_says_so(
         (["--env", DOT, "--clip_seconds", "9"], "a clip of 9 s is 90 steps of backflip.worlds.moving_dot:MovingDot-v0, and rows have 50"),
         (["--horizons", "120"], "rows of 50 steps would cross the end of an episode of 120; expected a divisor of it"),
         (["--env", "CartPole-v1", "--clip_seconds", "0.5"], "steps, and an end tells a learner what nobody said; switch ends off"),
+        (["--overseer", "people", "--reward", "true"], "a person is not asked where reward is true"),
         (["--overseer", "terminal"], "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"),
         (["--asks", "scores"], "scores are asked of a synthetic teacher, oracle or flipped, whose full_score is above 0; overseer is"),
         (["--asks", "scores", "--full_score", "9", "--teacher", "coin"], "oracle or flipped, whose full_score is above 0"),

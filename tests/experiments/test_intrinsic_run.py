@@ -14,8 +14,10 @@ from backflip.errors import ConfigError
 from backflip.experiments import find
 from backflip.experiments.intrinsic import IntrinsicConfig
 from backflip.experiments.intrinsic_parts import (
+    PRESSED_POINTS,
     arriving_SA,
     empowerment_reward,
+    figures_of,
     frontier,
     press_chance,
     shape_of,
@@ -69,6 +71,12 @@ def test_the_whole_run(tmp_path: Path) -> None:
     assert found["blahut_arimoto_gap_bits"]["value"] < 1e-6
     assert found["score_end_wanted_share"]["value"] < found["score_peak_wanted_share"]["value"]
     assert {f"{name}_in_front_share" for name in ("forward_error", "count_cells")} <= set(found)
+    ours, theirs, ratio = (found[f"{name}_steps"] for name in ("counting_cover", "random_cover", "counting_to_random"))
+    spread = [(one["high"] - one["value"]) / one["value"] for one in (ours, theirs, ratio)]
+    assert ratio["value"] == pytest.approx(ours["value"] / theirs["value"])
+    assert spread[2] == pytest.approx(np.hypot(spread[0], spread[1])), "both have a spread"
+    shares = [one for name, one in found.items() if name.endswith("_share")]
+    assert len(shares) > 10 and all(0 <= one["low"] <= one["high"] <= 1 for one in shares)
     curves = json.loads((folder / "results" / "curves.json").read_text())
     assert {"score", "empowerment", "curiosity", "20 comparisons, seed 1"} <= set(curves)
     assert np.isfinite([row["kl_nats"] for rows in curves.values() for row in rows]).all()
@@ -83,3 +91,14 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             replace(IntrinsicConfig(), **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_of_rewards_from_comparisons_the_first_seed_is_drawn() -> None:
+    rows = [{"kl_nats": 2.0, "wanted": 0.1, "pressed": 0.5}, {"kl_nats": 1.0, "wanted": 0.2, "pressed": 0.4}]
+    curves = {"score": rows} | {f"20 comparisons, seed {k}": rows for k in (0, 1, 10)}
+    found = figures_of(curves, {"score": rows}, {"preferences": rows * PRESSED_POINTS})
+    drawn = {one["name"]: one for one in found["wanted"]["series"]}
+    assert set(drawn) == {"score", "20 comparisons, seed 0", "score, PPO"}
+    assert (drawn["score"]["x"], drawn["score"]["y"]) == ([1.0, 2.0], [0.2, 0.1])
+    assert drawn["score, PPO"]["estimates"][0]["value"] == pytest.approx(0.15)
+    assert [len(one["x"]) for one in found["pressed"]["series"]] == [PRESSED_POINTS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,21 @@ def test_what_was_judged_teaches_the_same_policy_again_and_another_one_in_two_ro
         and asked[0] == pytest.approx(asked[1] / 2, abs=1)
         and asked[1] == len(one.results["asked"]["asked"])
     )
+    # of the first round all questions but two went unanswered: the second round's stay the second round's
+    first, second = ([id for id, at in rounds_of(tmp_path / "two") if at == number] for number in (0, 1))
+    with sqlite3.connect(tmp_path / "two" / "store.sqlite") as store:
+        store.executemany("DELETE FROM judgements WHERE query_id = ?", [(one,) for one in first[2:]])
+    assert len(first) > 4 and len(second) > 4
+    assert main(["run", "--again", str(tmp_path / "two"), "--folder", str(tmp_path / "three"), "--quiet"]) == 0
+    asked = [row["judgements"] for row in of_phase(read_run(tmp_path / "three"), "ask")]
+    assert asked == [2, 2 + len(second)] and rounds_of(tmp_path / "three") == [
+        (id, 0 if id in first else 1) for id in (*first[:2], *second)
+    ]
+
+
+def rounds_of(run: Path) -> list[tuple[str, int]]:
+    said = read_run(run).results["asked"]
+    return list(zip(said["asked"], said["asked_at"], strict=True))
 
 
 def test_chats_and_adapters(tmp_path: Path, tiny_chat_policy: Path, chats: Path, judges: Path) -> None:

@@ -14,12 +14,15 @@ import torch
 
 from backflip.data import Judgement, Query
 from backflip.errors import ConfigError
+from backflip.loops import control_hearing
 from backflip.loops.control import ControlLoopConfig, ControlParts, train
 from backflip.optimise import ppo
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.run import Run
+from backflip.run_folder import append_lines, append_text
 from backflip.store import Store
+from backflip.store.lineage import Lineage
 from backflip.worlds.control import ControlWorld, unpack
 
 CONFIG = ControlLoopConfig(
@@ -131,11 +134,43 @@ def test_what_nobody_answers_in_time_is_withdrawn_and_newer_pairs_are_asked_in_i
     assert rows[1]["expired"] == 0 < rows[2]["expired"] <= rows[-1]["expired"] == len(at.expired)
 
 
+def test_what_was_withdrawn_before_a_kill_is_withdrawn_after_it(tmp_path: Path) -> None:
+    """Else it would count as asked, and nothing would be asked in its place."""
+    config = replace(CONFIG, stale_updates=2, save_every=2)
+    with start(tmp_path / "whole", config) as run:
+        whole = train(parts_of(run, config, Judge(run.store, patience=99)), config, run)
+    with pytest.raises(Stop), start(tmp_path / "killed", config) as run:
+        train(dying(parts_of(run, config, Judge(run.store, patience=99)), 3), config, run)
+    with Run.resume(tmp_path / "killed") as run:
+        # written down, and killed while its clips were filmed: it never reached the store
+        append_lines(run.path / "asked.jsonl", [{"id": "00", "update": 2, "held": False}])
+        again = train(parts_of(run, config, Judge(run.store, patience=99)), config, run)
+    assert len(whole.expired) >= 5 and again.expired == whole.expired and again.asked == whole.asked
+
+
 def test_nothing_is_withdrawn_where_answers_come_in_time(tmp_path: Path) -> None:
     config = replace(CONFIG, stale_updates=1)
     with start(tmp_path / "run", config) as run:
         at = train(parts_of(run, config), config, run)
     assert not at.expired and len(at.asked) == 20
+
+
+class Shy(Judge):
+    """Cannot say of every other question."""
+
+    def judge(self, query: Query) -> Judgement:
+        self.skips = int(query.id[:8], 16) % 2 == 0
+        return super().judge(query)
+
+
+def test_the_lineage_names_those_judgements_alone_that_taught(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=300, comparisons=12)
+    with start(tmp_path / "run", config) as run:
+        at = train(parts_of(run, config, Shy(run.store)), config, run)
+        lineage = Lineage(run.store)
+        taught = run.store.judgements_by_id(lineage.teachers_of(lineage.models()[-1].id)).values()
+    assert 0 < at.unanswered < 12 and all(one.answer is not None for one in taught)
+    assert {one.query_id for one in taught} & set(at.held) == set() and 0 < len(taught) <= 12 - at.unanswered
 
 
 def test_a_judge_who_always_skips_teaches_nothing_and_breaks_nothing(tmp_path: Path) -> None:
@@ -167,18 +202,7 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(tmp_path: Path, after:
         whole = parts_of(run, CONFIG)
         train(whole, CONFIG, run)
     with pytest.raises(Stop), start(tmp_path / "killed") as run:
-        parts = parts_of(run, CONFIG)
-        real, done = parts.policy.learn_scale, 0
-
-        def dies(rows: Any) -> None:
-            nonlocal done
-            done += 1
-            if done > after:
-                raise Stop
-            real(rows)
-
-        parts.policy.learn_scale = dies  # type: ignore[method-assign]
-        train(parts, CONFIG, run)
+        train(dying(parts_of(run, CONFIG), after), CONFIG, run)
     with Run.resume(tmp_path / "killed") as run:
         again = parts_of(run, CONFIG)
         train(again, CONFIG, run)
@@ -189,24 +213,58 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(tmp_path: Path, after:
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
 
 
+class Two(Judge):
+    """Two people who judge every pair at once; the second is wrong in three of ten."""
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        self.store.add_queries(queries)
+        for query in queries:
+            told = self.judge(query)
+            assert told.answer is not None
+            other = told.answer[::-1] if int(query.id[:8], 16) % 10 < 3 else told.answer
+            answers = (told.answer, other)
+            self.store.add_judgements([Judgement(query.id, f"person:{n}", one) for n, one in enumerate(answers)])
+
+
+def dying(parts: ControlParts, after: int) -> ControlParts:
+    """Stop like a kill in the update after so many."""
+    real, done = parts.policy.learn_scale, 0
+
+    def dies(rows: Any) -> None:
+        nonlocal done
+        done += 1
+        if done > after:
+            raise Stop
+        real(rows)
+
+    parts.policy.learn_scale = dies  # type: ignore[method-assign]
+    return parts
+
+
+def test_people_weigh_after_a_kill_what_they_weighed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are weighed anew when there are a tenth more answers; here one pair comes at a time, to sixteen."""
+    monkeypatch.setattr(
+        control_hearing, "person_weights", lambda store, *_: {"person:1": 1 / store.counts()["judgements"]}
+    )
+    config = replace(CONFIG, steps=600, first_share=0.8, ask_at_once=1, save_every=2)
+    with start(tmp_path / "whole", config) as run:
+        whole = train(parts_of(run, config, Two(run.store)), config, run)
+    with pytest.raises(Stop), start(tmp_path / "killed", config) as run:
+        train(dying(parts_of(run, config, Two(run.store)), 4), config, run)
+    with Run.resume(tmp_path / "killed") as run:
+        again = train(parts_of(run, config, Two(run.store)), config, run)
+    assert whole.weighed_at >= 32 and (again.weight, again.weighed_at) == (whole.weight, whole.weighed_at)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+
+
 def test_killed_while_answers_are_on_their_way_every_one_of_them_teaches_in_the_end(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=CONFIG.steps * 2, comparisons=40, save_every=20, stale_updates=0)
     with pytest.raises(Stop), start(tmp_path / "run", config) as run:
-        parts = parts_of(run, config, Judge(run.store, patience=3))
-        real, done = parts.policy.learn_scale, 0
-
-        def dies(rows: Any) -> None:
-            nonlocal done
-            done += 1
-            if done > 15:
-                raise Stop
-            real(rows)
-
-        parts.policy.learn_scale = dies  # type: ignore[method-assign]
-        train(parts, config, run)
+        train(dying(parts_of(run, config, Judge(run.store, patience=3)), 15), config, run)
     before = Store.open(tmp_path / "run" / "store.sqlite", "read")
     told, _ = before.judgements(0)
     before.close()
+    append_text(tmp_path / "run" / "asked.jsonl", '{"id": "to')
     with Run.resume(tmp_path / "run") as run:
         judge = Judge(run.store, patience=3)
         at = train(parts_of(run, config, judge), config, run)

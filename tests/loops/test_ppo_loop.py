@@ -34,6 +34,7 @@ from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
 from backflip.run import Run
 from backflip.store import Store
+from backflip.store.lineage import Lineage
 from backflip.worlds.text import TextWorld
 
 WORDS = "<pad> <s> </s> the film was good bad long dull bright . and very".split()
@@ -140,29 +141,29 @@ class Late:
 def test_answers_are_waited_for_and_none_is_an_answer(tmp_path: Path) -> None:
     with new_run(tmp_path / "run") as run:
         overseer, asked = Late(run.store, [1, 4, 2, 3], silent=[2]), questions_of(4)
-        answers, heard = gather(overseer, asked, TINY, run)
+        answers = gather(overseer, asked, TINY, run)
     assert [answer.query_id for answer in answers] == [query.id for query in asked]
     assert [answer.answer for answer in answers] == [(1.0, 0.0), (1.0, 0.0), None, (1.0, 0.0)]
-    assert (heard, overseer.calls) == (4, 4)
+    assert overseer.calls == 4
 
 
 def test_without_waiting_what_is_there_is_heard(tmp_path: Path) -> None:
     with new_run(tmp_path / "run") as run:
         overseer, asked = Late(run.store, [1, math.inf, 1]), questions_of(3)
-        answers, heard = gather(overseer, asked, replace(TINY, wait_seconds=0), run)
+        answers = gather(overseer, asked, replace(TINY, wait_seconds=0), run)
         assert [answer.query_id for answer in answers] == [asked[0].id, asked[2].id]
-        assert (heard, overseer.calls) == (2, 1)
+        assert overseer.calls == 1
         # later the rest: those that came first are not asked for again, and are heard again
         overseer.delays = [1, 1, 1]
-        answers, heard = gather(overseer, asked, replace(TINY, wait_seconds=0), run)
-        assert ([answer.query_id for answer in answers], heard) == ([query.id for query in asked], 3)
+        answers = gather(overseer, asked, replace(TINY, wait_seconds=0), run)
+        assert [answer.query_id for answer in answers] == [query.id for query in asked]
 
 
 def test_waiting_ends(tmp_path: Path) -> None:
     with new_run(tmp_path / "run") as run:
         overseer = Late(run.store, [1, math.inf])
         began = time.monotonic()
-        answers, _ = gather(overseer, questions_of(2), replace(TINY, wait_seconds=0.05), run)
+        answers = gather(overseer, questions_of(2), replace(TINY, wait_seconds=0.05), run)
         assert len(answers) == 1 and time.monotonic() - began >= 0.05
 
 
@@ -202,6 +203,11 @@ def test_answers_that_come_late_are_used_in_the_next_round(tmp_path: Path) -> No
         rounds = [(row["judgements"], row["unanswered"]) for row in lines(run, "ask")]
         count = len(overseer.asked)
         assert rounds == [(3, 1), (count - 1, 1)]
+        lineage = Lineage(run.store)
+        taught = run.store.judgements_by_id(lineage.teachers_of(lineage.models()[-1].id)).values()
+        assert len(taught) == len(trained.pairs) and all(one.answer is not None for one in taught), (
+            "can't tell teaches nothing"
+        )
         used = {pair.first.id for pair in trained.pairs}
         assert overseer.asked[3].items[0].id in used and overseer.asked[5].items[0].id not in used
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backflip.measures.judges import ENOUGH, Said, agreement, alpha, between, noise, people_pairs, weights, worth
+from backflip.measures.stats import share_interval, wilson
 
 
 def population(right: dict[str, float], pairs: int, seed: int = 0, each: float = 1.0) -> list[Said]:
@@ -106,6 +107,16 @@ def test_known_answers_repeats_and_drift() -> None:
     first = {one.pair: one.choice for one in said if not one.again}
     expected = np.mean([one.choice == first[one.pair] for one in again])
     assert found.with_themselves and found.with_themselves.value == pytest.approx(expected)
+
+
+def test_who_was_always_right_and_then_nearly_has_not_been_shown_to_tire() -> None:
+    """Ten right of ten do not prove that all were: that doubt is in the interval of the drift too."""
+    said = [Said("a", f"{n}", 1 if n not in (12, 15) else -1, True, at=float(n), known=1) for n in range(20)]
+    drift = worth("a", said, rng()).drift
+    early, late = wilson(10, 10), share_interval([1.0] * 8 + [0.0] * 2)
+    assert drift and drift.value == pytest.approx(-0.2) and drift.n == 20
+    assert drift.low == pytest.approx(-0.2 - (late.value - late.low))
+    assert drift.high == pytest.approx(-0.2 + np.hypot(late.high - late.value, 1 - early.low)) and drift.high > 0
 
 
 def test_noise_is_found_without_any_known_answer() -> None:

@@ -13,6 +13,7 @@ from backflip.measures.stats import (
     bootstrap,
     mean_count_interval,
     mean_interval,
+    pair_share_interval,
     paired_bootstrap,
     permutation_test,
     share_interval,
@@ -44,8 +45,41 @@ def test_a_share_of_all_or_none_has_a_width_and_no_share_passes_its_ends():
     assert clustered.n == 2 and clustered.low < every.low
     nearly = share_interval([1.0] * 19 + [0.0])
     assert nearly.high == 1.0 and nearly.low == pytest.approx(mean_interval([1.0] * 19 + [0.0]).low)
+    assert share_interval([1 + 1e-9] * 20) == every, "a sum that is rounded"
     with pytest.raises(DataError, match=r"shares in \[0, 1\]"):
         share_interval([0.5, 1.5])
+
+
+def test_pairs_with_an_episode_in_common_are_not_counted_as_independent():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 6, (2, 40))
+    values = rng.integers(0, 2, 40).astype(float)
+    gap = values - values.mean()
+    common = (first[:, None] == first) | (first[:, None] == second)
+    common |= (second[:, None] == first) | (second[:, None] == second)
+    reach = scipy_stats.t.ppf(0.975, 5) * math.sqrt(max(gap @ common @ gap * 6 / 5, gap @ gap * 40 / 39)) / 40
+    found = pair_share_interval(values, first, second)
+    assert (found.value, found.high - found.value, found.n) == pytest.approx((values.mean(), reach, 6))
+    every = pair_share_interval([1.0] * 40, first, second)
+    assert (every.value, every.high, every.n) == (1.0, 1.0, 6) and every.low == pytest.approx(wilson(3, 3).low)
+    assert pair_share_interval([0.5], [0], [1]).low == 0.0 and pair_share_interval([0.0, 1.0], [3, 3], [3, 3]).high == 1
+    with pytest.raises(DataError, match="one a row"):
+        pair_share_interval([1.0, 0.0], [0], [1, 2])
+
+
+def test_an_interval_of_pairs_covers_where_some_episodes_are_harder_than_others():
+    """Judged as if pairs were independent, it would hold the truth in little more than half of the cases, not in 95 of 100."""
+    rng = np.random.default_rng(1)
+    truth = float(scipy_stats.norm.cdf(0.5 / math.sqrt(1 + 2)))
+    covered = alone = 0
+    for _ in range(200):
+        hard, sides = rng.normal(size=20), rng.integers(0, 20, (2, 200))
+        right = (rng.normal(size=200) < 0.5 + hard[sides[0]] + hard[sides[1]]).astype(float)
+        for groups in (True, False):
+            found = pair_share_interval(right, *sides) if groups else share_interval(right)
+            inside = found.low <= truth <= found.high
+            covered, alone = covered + (groups and inside), alone + (not groups and inside)
+    assert covered >= 175 and alone < 140
 
 
 def test_one_unit_says_nothing_of_its_spread():

@@ -62,7 +62,7 @@ def test_feedme_equals_conditioning_and_a_fixed_bar_is_idempotent() -> None:
     target_KC = conditioned(base_KC, (grade_KC >= 2).double())
     policy, reward, stats = base, TableReward(world, grade_KC), dict[str, float]()
     for _ in range(2):
-        rows = in_proportion(world, policy.completion_logp_KC().detach(), 1500)
+        rows = in_proportion(world, policy.completion_logp_KC().detach(), 800)
         stats = feedme.update(policy, adam(policy), rows, reward(rows), FeedMEConfig(AtLeast(2), EXACT))
         assert distance(policy, target_KC) < 0.01
     kl_K = exact_kl(policy.completion_logp_KC().detach(), base_KC)
@@ -140,14 +140,14 @@ def test_asked_for_good_the_limit_is_that_of_feedme_online_too() -> None:
     base_KC = base.completion_logp_KC().detach()
     policy, table = asked_for(1)
     config = ConditionalConfig((2.0,), EXACT)
-    rows = in_proportion(world, base_KC, 1500)
+    rows = in_proportion(world, base_KC, 800)
     stats = conditional.update(policy, adam(table), rows, TableReward(world, grade_KC)(rows), config)
     good_KC = conditioned(base_KC, (grade_KC >= 2).double())
     for level, target_KC in enumerate((conditioned(base_KC, (grade_KC < 2).double()), good_KC)):
         assert distance(table, target_KC, slice(PROMPTS * level, PROMPTS * (level + 1))) < 0.01
     assert stats["level_0_fraction"] + stats["level_1_fraction"] == pytest.approx(1)
     # online: its own GOOD answers, and the base's others, told what they reached, leave GOOD where it is
-    own = in_proportion(world, table.completion_logp_KC().detach()[PROMPTS:], 1500)
+    own = in_proportion(world, table.completion_logp_KC().detach()[PROMPTS:], 800)
     both = _joined(own, rows)
     conditional.update(policy, adam(table), both, TableReward(world, grade_KC)(both), config)
     assert distance(table, good_KC, slice(PROMPTS, 2 * PROMPTS)) < 0.01

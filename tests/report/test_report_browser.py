@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, expect
 
 from backflip.report import write_report
 from backflip.run import Run
 
 EVIL = "</script><script>window.stolen=1</script><img src=x onerror='window.stolen=1'><svg onload='window.stolen=1'>"
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("Chromium is not installed; `make system` installs it")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS), timeout=60_000)
-        yield started
-        started.close()
 
 
 class Watched:
@@ -57,14 +41,14 @@ Open = Callable[..., Watched]
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Open]:
+def visit(chromium: Browser) -> Iterator[Open]:
     """Return a function that opens a file in a window of its own."""
     contexts: list[Any] = []
 
     def visit_file(
         path: Path, width: int = 1280, scheme: Literal["light", "dark"] = "light", scripts: bool = True
     ) -> Watched:
-        context = browser.new_context(
+        context = chromium.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripts, offline=True
         )
         contexts.append(context)

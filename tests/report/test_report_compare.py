@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from backflip.report import write_report
-from backflip.report.compare import comparison, differing, labels
+from backflip.report.compare import comparison, differing
 from backflip.report.evidence import gather
 from backflip.report.marks import Dots, Lines
+from backflip.run_record import names_of
 
 
 def test_a_comparison_lies_beside_the_first_run(fabricate: Callable[..., Path], tmp_path: Path) -> None:
@@ -68,4 +69,4 @@ def test_runs_without_anything_in_common_still_make_a_page(fabricate: Callable[.
 
 def test_folders_of_one_name_are_told_apart(fabricate: Callable[..., Path], tmp_path: Path) -> None:
     found = [gather(fabricate("a/run")), gather(fabricate("b/run", seed=1))]
-    assert labels(found) == ["a/run", "b/run"]
+    assert names_of([one.path for one in found]) == ["a/run", "b/run"]

@@ -209,6 +209,20 @@ with store._database.transaction("write") as connection:
         assert len(writer.queries("answered")[0]) == 1
 
 
+def test_connections_that_the_server_closed_are_replaced_unnoticed(postgres_url: str, ask: Ask) -> None:
+    import psycopg
+
+    end = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with Store.open(postgres_url) as store, psycopg.connect(postgres_url, autocommit=True) as other:
+        for n in range(3):
+            with store.database.transaction("read"), store.database.transaction("read"):
+                pass  # two connections, both given back
+            ended = other.execute(end).fetchone()
+            assert ended is not None and ended[0] == 2
+            store.add_queries([ask(n)])
+            assert store.counts()["queries"] == n + 1
+
+
 def limited(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 

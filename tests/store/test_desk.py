@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from backflip.data import Query
 from backflip.errors import DataError, StoreError
 from backflip.store import Store
-from backflip.store.desk import GOLD, Desk, Told, standing
+from backflip.store.desk import GOLD, STUDY, Desk, Tally, Told, standing
 from backflip.store.people import People, Person
 from backflip.store.study import Known, Study, StudyBook
+from backflip.store.waiting import LEVELS
 
 Ask = Callable[..., Query]
 
@@ -24,15 +26,17 @@ def join(store: Store, name: str) -> Person:
     return people.join(people.invite("labeler", "", 0.0, 1.0), name, "hashed", 0.0)
 
 
-def test_many_at_once_get_each_question_as_often_as_asked(where: str | Path, ask: Ask) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["one server", "a server each"])
+def test_many_at_once_get_each_question_as_often_as_asked(where: str | Path, ask: Ask, apart: bool) -> None:
     overlap, crowd = 2, 6
-    with Store.open(where) as store:
+    with Store.open(where) as store, ExitStack() as others:
+        stores = [others.enter_context(Store.open(where)) if apart else store for _ in range(crowd)]
         store.add_queries([ask(n) for n in range(60)])
         everybody = [join(store, f"p{k}") for k in range(crowd)]
         faults: list[BaseException] = []
 
         def judge(person: Person) -> None:
-            desk, number = Desk(store), 0
+            desk, number = Desk(stores[everybody.index(person)]), 0
             try:
                 while held := desk.take(person, 3, overlap, 1.0, 1000.0):
                     for one in held:
@@ -52,6 +56,13 @@ def test_many_at_once_get_each_question_as_often_as_asked(where: str | Path, ask
         assert len({(one.query_id, one.judge) for one in told}) == len(told)
 
 
+def test_what_asks_for_more_than_a_choice_of_two_is_dealt_to_nobody(store: Store, ask: Ask) -> None:
+    pair = ask(0)
+    rated = Query(pair.items[:1], "How good is it?", kind="rate")
+    store.add_queries([rated, pair])
+    assert [held.query.id for held in Desk(store).take(join(store, "a"), 3, 1, 0.0, 100.0)] == [pair.id]
+
+
 def test_what_others_began_is_finished_first(store: Store, ask: Ask) -> None:
     store.add_queries([ask(n) for n in range(5)])
     a, b = join(store, "a"), join(store, "b")
@@ -59,6 +70,27 @@ def test_what_others_began_is_finished_first(store: Store, ask: Ask) -> None:
     for one in desk.take(a, 2, 2, 0.0, 100.0):
         desk.answer(a, Told(one.query.id, (1.0, 0.0), f"e{one.query.id}"), 0.0)
     assert [one.query.id for one in desk.take(b, 3, 2, 0.0, 100.0)] == [ask(0).id, ask(1).id, ask(2).id]
+
+
+def test_what_most_others_have_comes_first_however_many_are_asked(store: Store, ask: Ask) -> None:
+    """More people a question than one look goes through."""
+    store.add_queries([ask(n) for n in range(4)])
+    crowd = [join(store, f"p{n}") for n in range(8)]
+    desk, overlap = Desk(store), 2 * LEVELS
+    for number, many in ((3, 7), (2, 5), (1, 1)):
+        for person in crowd[:many]:
+            assert desk.deal(person, ask(number).id, STUDY, 0.0, 100.0)
+    assert [one.query.id for one in desk.take(crowd[-1], 9, overlap, 1.0, 100.0)] == [ask(n).id for n in (3, 2, 1, 0)]
+    assert ask(3).id not in {one.query.id for one in desk.take(join(store, "late"), 9, overlap, 1.0, 100.0)}
+
+
+def test_what_is_over_is_free_at_the_same_look_and_may_come_back_to_whom_had_it(store: Store, ask: Ask) -> None:
+    store.add_queries([ask(0)])
+    a, b, desk = join(store, "a"), join(store, "b"), Desk(store)
+    assert len(desk.take(a, 1, 1, 0.0, 100.0)) == 1 and desk.take(b, 1, 1, 100.0, 100.0) == []
+    assert len(desk.take(b, 1, 1, 101.0, 100.0)) == 1 and desk.take(a, 1, 1, 101.0, 100.0) == []
+    assert len(desk.take(a, 1, 1, 202.0, 100.0)) == 1 and desk.tally(a) == Tally({}, {STUDY: 1})
+    assert desk.tally(b) == Tally({}, {})
 
 
 def test_known_questions_are_dealt_and_never_taken(store: Store, ask: Ask) -> None:
@@ -87,7 +119,7 @@ def test_taking_back_twice_and_what_stands(store: Store, ask: Ask) -> None:
     assert len(store.judgements(0)[0]) == 5
     assert [one.answer for one in standing(store.judgements(0)[0])] == [(0.5, 0.5)]
     assert [one.answer for one in desk.said(a)] == [(0.5, 0.5)]
-    assert desk.counts(a) == {"study": 1}
+    assert desk.tally(a) == Tally({"study": 1}, {})
 
 
 def test_settings_survive_and_unknown_ones_of_a_later_version_do_no_harm(store: Store) -> None:

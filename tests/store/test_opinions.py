@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from backflip.data import Query
 from backflip.errors import DataError
 from backflip.overseers.people import PeopleOverseer
+from backflip.run_again import Again, begin
 from backflip.store import Store
-from backflip.store.desk import ADJUDICATE, DISCUSSED, GOLD, OWN, PRACTICE, REPEAT, STUDY, TRIAL, Desk, Told
+from backflip.store.desk import ADJUDICATE, DISCUSSED, GOLD, KNOWN, OWN, PRACTICE, REPEAT, STUDY, TRIAL, Desk, Told
 from backflip.store.interchange import export_pairs
-from backflip.store.judged import judged_by_people
-from backflip.store.opinions import agreed, divided, opinions_of
-from backflip.store.people import Person
+from backflip.store.judged import judged_by_people, study_answers, study_counts
+from backflip.store.opinions import SETTLED, agreed, divided, opinions_of, resting_on
+from backflip.store.people import People, Person
+from backflip.store.schema import STATES
 from backflip.store.study import Known, StudyBook, asked_again
 
 from .test_desk import join
@@ -119,6 +123,28 @@ def test_export_leaves_out_what_did_not_come_by_itself(store: Store, ask: Ask, t
     assert (done.pairs, done.left_out) == (3, 4)
 
 
+def test_only_the_studys_own_questions_and_answers_that_stand_are_counted(
+    store: Store, ask: Ask, people: Mapping[str, Person]
+) -> None:
+    desk, dee = Desk(store), join(store, "dee")
+    before = study_counts(store), study_answers(store, 0.0, 5.0)
+    assert before == ({**dict.fromkeys(STATES, 0), "answered": 4, "judgements": 12, "could_not_judge": 1}, 12)
+    for purpose in (ADJUDICATE, DISCUSSED, REPEAT, PRACTICE):
+        query = asked_again(ask(0), purpose)
+        desk.own(query)
+        say(store, dee, query, None, purpose)
+    desk.withdraw(ask(0).id)
+    StudyBook(store).add_known([Known(ask(9), FIRST, "why")])
+    say(store, dee, ask(9), FIRST, GOLD)
+    assert (study_counts(store), study_answers(store, 0.0, 5.0)) == before
+    store.add_queries([ask(5)])
+    say(store, dee, ask(5), None)
+    assert study_counts(store)["could_not_judge"] == 2
+    assert desk.take_back(dee, "undo", 2.0, 10.0, 60.0) is not None
+    open_ = {**before[0], "open": 1}
+    assert (study_counts(store), study_answers(store, 0.0, 5.0)) == (open_, 12), "what was taken back is open again"
+
+
 def test_an_answer_made_known_is_held_against_others_alone(
     store: Store, ask: Ask, people: Mapping[str, Person]
 ) -> None:
@@ -129,11 +155,45 @@ def test_an_answer_made_known_is_held_against_others_alone(
     (known,) = book.known()
     assert known.query.items == ask(1).items and known.query.id != ask(1).id and known.answer == SECOND
     assert agreed(store) == [] and desk.unseen_known(dee, 9) == [known.query.id]
-    assert desk.unseen_known(people["ann"], 9) == [] and desk.counts(people["ann"]) == {STUDY: 4, OWN: 1}
+    assert desk.unseen_known(people["ann"], 9) == [] and desk.tally(people["ann"]).done == {STUDY: 4, OWN: 1}
     assert ask(1).id not in {one.query.id for one in desk.take(dee, 9, 9, 0.0, 10.0)}
     say(store, dee, known.query, FIRST, GOLD)
     checked = [one.judgement.judge for one in judged_by_people(store) if one.known is not None]
     assert checked == [dee.judge], "whoever's agreement made it known would always be right"
+
+
+def test_what_is_known_because_of_somebody(store: Store, ask: Ask, people: Mapping[str, Person]) -> None:
+    book, dee = StudyBook(store), join(store, "dee")
+    book.add_known([Known(ask(9), FIRST, "from a file")])
+    for n in (0, 1):
+        book.make_known(Known(ask(n), SECOND, "a quarrel, and what three agreed on"))
+    quarrel, three = (asked_again(ask(n), KNOWN).id for n in (0, 1))
+    assert resting_on(store, [people["ann"].judge]) == {quarrel, three}
+    assert resting_on(store, [dee.judge]) == resting_on(store, []) == set()
+    say(store, dee, ask(1), SECOND)
+    assert resting_on(store, [people["ann"].judge]) == {quarrel}, "three others still agree"
+    assert resting_on(store, [people["ann"].judge, people["bob"].judge]) == {quarrel, three}
+    People(store).note_act(dee.id, SETTLED, {"query": three}, 2.0)
+    assert resting_on(store, [dee.judge]) == {three}
+
+
+def test_trained_again_without_somebody_what_rested_on_them_is_not_known(
+    store: Store, ask: Ask, people: Mapping[str, Person], tmp_path: Path
+) -> None:
+    book, notes = StudyBook(store), list[str]()
+    book.add_known([Known(ask(9), FIRST, "from a file")])
+    book.make_known(Known(ask(1), SECOND, "all three"))
+    asked = tuple(ask(n).id for n in range(4))
+    for without in ((), (people["ann"].judge,)):
+        folder = tmp_path / str(len(without))
+        folder.mkdir()
+        again = Again("id", "run", asked, (0,) * 4, 1, (), without, 12, 0, 0, {})
+        with Store.open(folder / "store.sqlite") as copy:
+            run: Any = SimpleNamespace(path=folder, store=copy, note=notes.append)
+            record: Any = SimpleNamespace(path=folder, command={"store": store.database.url.render_as_string(False)})
+            begin(run, record, again)
+            assert len(StudyBook(copy).known()) == (1 if without else 2)
+    assert "known" not in notes[0] and notes[1].endswith("are not known here: 1")
 
 
 def test_who_may_still_be_asked(store: Store, ask: Ask, people: Mapping[str, Person]) -> None:

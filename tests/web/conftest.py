@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 
 from backflip.data import Item, Query
 from backflip.store import Store
 from backflip.store.people import People, Person
 from backflip.store.study import Known, StudyBook
+from backflip.web import sign_in
 from backflip.web.app import create_app
 from backflip.web.limits import Limit
 
-from .visitors import ARGUMENTS, PASSWORD, QUIET, Served, Visitor
+from .visitors import PASSWORD, QUIET, Served, Visitor
 
 URL = "http://testserver"
 
@@ -69,6 +70,9 @@ class Somebody:
         }
         return self.browser.post("/judge/answer", json=body, headers={"X-CSRF-Token": self.csrf})
 
+    def agree(self, version: int = 0) -> Any:
+        return self.post("/consent", agree="yes", version=version)
+
     def post(self, where: str, **form: Any) -> Any:
         return self.browser.post(where, data={"csrf": self.csrf, **form})
 
@@ -94,7 +98,7 @@ class Site:
         page = browser.get("/judge").text
         somebody = Somebody(secret[0], browser, page.split('data-csrf="')[1].split('"')[0])
         if ready and role == "labeler":
-            assert somebody.post("/consent", agree="yes").status_code == 303
+            assert somebody.agree().status_code == 303
         return somebody
 
 
@@ -110,9 +114,10 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
 
 
 @pytest.fixture
-def site(where: str | Path) -> Iterator[Site]:
-    """A site with ten open questions."""
+def site(where: str | Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A site with ten open questions, where no attempt to come in is given back, however long a test takes."""
     clock = Clock()
+    monkeypatch.setattr(sign_in, "time", SimpleNamespace(monotonic=lambda: 0.0))
     with Store.open(where) as store:
         store.add_queries([pair(n) for n in range(10)])
         app = create_app(store, URL, clock)
@@ -133,17 +138,6 @@ def known() -> Callable[[int], list[Known]]:
         return found
 
     return make
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("Chromium is not installed; `make system` installs it")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS), timeout=60_000)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from playwright.sync_api import Page, expect
 from backflip.data import Aid, Item, Query
 from backflip.store.desk import ADJUDICATE, STUDY, Desk, Told
 from backflip.store.lineage import Lineage
-from backflip.store.people import Person
+from backflip.store.people import CONSENT, Person
+from backflip.store.resets import Resets
 from backflip.store.study import Known, Study, asked_again
 from backflip.web.adjudicating import NOTE
 
@@ -61,6 +62,7 @@ class Scene:
     """The pair that lies before the person, of `PAIRS`."""
     then: Callable[[Page], Any] = lambda page: None
     study: Study = QUIET
+    agreed: bool = True
 
 
 def _chosen(key: str) -> Callable[[Page], Any]:
@@ -82,7 +84,13 @@ def _refused(page: Page) -> None:
 def _invited(page: Page) -> None:
     page.get_by_role("button", name="Make an invitation").click()
     expect(page.locator("#link")).to_be_visible()
-    page.locator("summary").first.click()
+    page.locator("summary", has_text="erase").first.click()
+
+
+def _forgotten(page: Page) -> None:
+    page.locator("summary", has_text="forgot").first.click()
+    page.get_by_role("button", name="Make a link to a new password").first.click()
+    expect(page.locator("#link")).to_contain_text("/reset/")
 
 
 def _offline(page: Page) -> None:
@@ -98,44 +106,60 @@ ASKS = replace(
     axes=("more truthful", "more useful to somebody who knows nothing"),
     sub_questions=("What is claimed?", "Is it so?"),
 )
+
+
+def _judges(name: str, pair: str, then: Callable[[Page], Any] = lambda page: None, study: Study = QUIET) -> Scene:
+    """Return the page for judging, as somebody who was let in sees it."""
+    return Scene(f"judge-{name}", "passed", "/judge", READY, pair, then, study)
+
+
+def _owner(name: str, path: str, sees: str = "table", then: Callable[[Page], Any] = lambda page: None) -> Scene:
+    """Return a page as the owner of the study sees it."""
+    return Scene(name, "olga", path, sees, then=then)
+
+
 SCENES = [
     Scene("sign-in", "", "/sign-in", "#password"),
     Scene("sign-in-refused", "", "/sign-in", "#password", then=_refused),
     Scene("join", "", "/join/{labeler}", "#password"),
     Scene("join-owner", "", "/join/{owner}", "#password"),
     Scene("join-expired", "", "/join/unknown", ".error"),
-    Scene("no-page", "olga", "/nowhere", ".error"),
+    Scene("reset", "", "/reset/{reset}", "#password"),
+    Scene("reset-used", "", "/reset/unknown", ".error"),
+    _owner("no-page", "/nowhere", ".error"),
     Scene("consent", "new", "/judge", "[name=agree]"),
+    Scene("consent-changed", "passed", "/judge", ".note", agreed=False),
     Scene("trial", "trial", "/judge", READY),
     Scene("trial-explained", "trial", "/judge", READY, then=_explained),
     Scene("after-trial", "waiting", "/judge", "h1"),
     Scene("not-let-in", "failed", "/judge", "h1"),
-    Scene("judge-prose", "passed", "/judge", READY, "prose"),
-    Scene("judge-differences", "passed", "/judge", READY, "code", _chosen("d")),
-    Scene("judge-foreign", "passed", "/judge", READY, "foreign", _chosen("w")),
-    Scene("judge-hostile", "passed", "/judge", READY, "emoji"),
-    Scene("judge-huge", "passed", "/judge", READY, "huge"),
-    Scene("judge-clips", "passed", "/judge", READY, "clips"),
-    Scene("judge-missing", "passed", "/judge", READY, "thin"),
-    Scene("judge-seven", "passed", "/judge", READY, "prose", study=replace(QUIET, scale="seven")),
-    Scene("judge-axes", "passed", "/judge", READY, "code", study=ASKS),
-    Scene("judge-guideline", "passed", "/judge", READY, "prose", _chosen("?")),
-    Scene("judge-offline", "passed", "/judge", READY, "prose", _offline),
+    _judges("prose", "prose"),
+    _judges("differences", "code", _chosen("d")),
+    _judges("foreign", "foreign", _chosen("w")),
+    _judges("hostile", "emoji"),
+    _judges("huge", "huge"),
+    _judges("clips", "clips"),
+    _judges("missing", "thin"),
+    _judges("seven", "prose", study=replace(QUIET, scale="seven")),
+    _judges("axes", "code", study=ASKS),
+    _judges("guideline", "prose", _chosen("?")),
+    _judges("offline", "prose", _offline),
     Scene("judge-nothing", "passed", "/judge", "#question:text('Nothing')"),
-    Scene("study", "olga", "/study", "table"),
-    Scene("study-answered", "olga", "/study?state=answered", "table"),
-    Scene("known", "olga", "/study/known", "table"),
-    Scene("adjudicate", "olga", "/adjudicate", "section.card"),
-    Scene("adjudicate-blind", "olga", "/adjudicate/{divided}", READY),
-    Scene("talk", "olga", "/adjudicate/{talked}", "table"),
-    Scene("judge-again", "olga", "/adjudicate/{talked}/again", READY),
+    _owner("study", "/study"),
+    _owner("study-answered", "/study?state=answered"),
+    _owner("known", "/study/known"),
+    _owner("adjudicate", "/adjudicate", "section.card"),
+    _owner("adjudicate-blind", "/adjudicate/{divided}", READY),
+    _owner("talk", "/adjudicate/{talked}"),
+    _owner("judge-again", "/adjudicate/{talked}/again", READY),
     Scene("practice", "passed", "/practice", READY),
-    Scene("people", "olga", "/people", "table", then=_invited),
-    Scene("quality", "olga", "/quality", "table"),
-    Scene("live", "olga", "/live", ".curves figure"),
-    Scene("lineage", "olga", "/lineage", "table"),
-    Scene("model", "olga", "/lineage/model/{model}", "table"),
-    Scene("judgement", "olga", "/lineage/judgement/{judgement}", "h1"),
+    _owner("people", "/people", then=_invited),
+    Scene("people-forgotten", "olga", "/people", "table", then=_forgotten),
+    _owner("quality", "/quality"),
+    _owner("live", "/live", ".curves figure"),
+    _owner("lineage", "/lineage"),
+    _owner("model", "/lineage/model/{model}"),
+    _owner("judgement", "/lineage/judgement/{judgement}", "h1"),
 ]
 
 
@@ -177,6 +201,8 @@ class Gallery:
         self.people += 1
         found = join(self.served, f"Labeler {self.people} {LONG_WORD[:30]}")
         self.served.people.move(found.id, scene.who)  # type: ignore[arg-type]
+        if scene.agreed:
+            self.served.people.note_act(found.id, CONSENT, {"version": 0}, time.time())
         desk, now = Desk(self.served.store), time.time()
         if scene.pair:
             desk.deal(found, pair_called(scene.pair).id, STUDY, now, 3600.0)
@@ -210,7 +236,12 @@ def hang(served: Served) -> Gallery:
         for n, one in enumerate(judged):
             desk.deal(person, one.id, STUDY, now, 3600.0)
             shares = ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))[(n + k * (n % 3 == 0)) % 3]
-            details = {"shown": [n % 2, 1 - n % 2], "comment": HOSTILE}
+            details = {
+                "shown": [n % 2, 1 - n % 2],
+                "comment": HOSTILE,
+                "axes": {"more truthful": "1"},
+                "sub": {ARABIC: LONG_WORD},
+            }
             desk.answer(person, Told(one.id, shares, f"{k:016x}{n:08x}", seconds=3.0 + n % 5, details=details), now)
     served.book.add_known(
         [
@@ -235,5 +266,7 @@ def hang(served: Served) -> Gallery:
     served.store.add_metrics("<img src=x onerror=window.canary=1>", [{**row, "phase": HOSTILE} for row in rows])
     served.book.write("instructions", f"{PROSE}\n\n{PROSE}\n\n{HOSTILE}\n\n{ARABIC}", olga.id, now)
     ids = {"olga": olga.id, "model": model, "judgement": told[0][1], "divided": judged[0].id, "talked": judged[3].id}
+    forgot = next(one for one in served.people.everybody() if one.name.startswith("Bob"))
+    ids["reset"] = Resets(served.store).make(forgot.id, olga.id, now, 1.0)
     ids |= {role: served.people.invite(role, "", now, 1.0) for role in ("owner", "labeler")}
     return Gallery(served, ids)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backflip.data import Judgement
+from backflip.data import Judgement, Query
 from backflip.measures import judges
 from backflip.store.desk import ADJUDICATE, DISCUSSED, REPEAT, STUDY
 from backflip.store.lineage import Lineage
@@ -16,7 +16,7 @@ from backflip.web.dealing import asked_of
 
 from .conftest import Site, Somebody, pair
 
-QUIET = Study(gold_share=0.0, repeat_share=0.0, overlap=2)
+QUIET = Study(gold_share=0.0, repeat_share=0.0, overlap=2, sub_questions=("What is claimed?",))
 COMMENTS = {"Ann": "aunt Berta would like it", "Bob": "uncle Otto would not"}
 SUB = {"What is claimed?": "nothing at all"}
 SECRETS = (
@@ -60,11 +60,15 @@ class Quarrel:
         judge_longer(who, shown, longer=True)
 
     def repeat(self, who: Somebody) -> None:
-        """Let somebody judge the pair a second time, as their queue may ask them to."""
-        query = replace(asked_of(who.person, self.query), order=(1, 0))
-        place = self.site.app.state.place
+        self.repeat_of(self.site, who, self.query)
+
+    @staticmethod
+    def repeat_of(site: Site, who: Somebody, asked: Query) -> None:
+        """Let somebody judge a pair a second time, as their queue may ask them to."""
+        query = replace(asked_of(who.person, asked), order=(1, 0))
+        place = site.app.state.place
         place.desk.own(query)
-        assert place.desk.deal(who.person, query.id, REPEAT, self.site.clock(), 1000.0)
+        assert place.desk.deal(who.person, query.id, REPEAT, site.clock(), 1000.0)
         judge_longer(who, next(one for one in who.next(8) if one["id"] == query.id), longer=True)
 
     def again(self, who: Somebody) -> None:
@@ -185,7 +189,9 @@ def test_who_was_shown_what_others_said_is_asked_for_it_nowhere_else(site: Site)
     purposes = [one.details["purpose"] for one in site.store.judgements(0)[0]]
     assert purposes.count("repeat") > 0
     olga = quarrel.olga
-    assert olga.browser.get(quarrel.page).status_code == 200
+    early = olga.post("/study/known/make", query=quarrel.query.id, right="equal")
+    assert early.status_code == 409 and "what was talked over" in early.text, "not before they judged it themselves"
+    quarrel.blind(olga)
     assert olga.post("/study/known/make", query=quarrel.query.id).status_code == 409, "it must be said which is right"
     assert (
         olga.post("/study/known/make", query=quarrel.query.id, right="equal", explanation="talked").status_code == 303
@@ -247,6 +253,33 @@ def test_who_may_still_change_their_answer_does_not_learn_whether_others_chose_t
     assert told_of(bob, shown["id"]) != said[0], "now it is final: this test can see a difference"
     assert "1 pair that you judged waits" in bob.browser.get("/adjudicate").text
     assert other.browser.get(f"/adjudicate/{shown['id']}").status_code == 200
+
+
+def test_an_owner_who_may_still_change_their_answer_reads_no_others(site: Site) -> None:
+    """Neither in Lineage, nor by the numbers of Quality, nor by what can be made known."""
+    site.book.change(replace(QUIET, overlap=4), "owner", site.clock())
+    three, olga = [site.come(name) for name in ("Ann", "Bob", "Cy")], site.come("Olga", "owner")
+    for who in three:
+        judge_longer(who, who.next()[0], longer=True)
+    Quarrel.repeat_of(site, three[0], pair(0))
+    site.clock.now += QUIET.undo_seconds + 1
+
+    def told() -> list[Any]:
+        pages = [olga.browser.get(f"/lineage/judgement/{key}").text for _, key, _ in site.store.judgement_events()]
+        made = olga.post("/study/known/make", query=pair(0).id)
+        olga.browser.get("/quality")
+        found = site.app.state.kept_quality.found
+        return [[sorted(leaks(one)) for one in pages], made.status_code, found.divided, found.between == []]
+
+    before = told()
+    assert before == [[[]] * 4, 409, 0, False], "a repetition answers the same question"
+    (shown,) = olga.next()
+    judge_longer(olga, shown, longer=False)
+    site.clock.now += QUIET.undo_seconds
+    assert told() == [[[]] * 5, 409, 0, False]
+    site.clock.now += 1
+    pages, _, divided, _ = told()
+    assert all(pages) and divided == 1, "now it stands: this test can see a leak"
 
 
 def test_who_has_not_answered_yet_does_not_learn_that_others_disagree(site: Site) -> None:

@@ -17,7 +17,7 @@ from backflip.web.limits import Limit
 from .conftest import ON_BOTH, URL, Site
 from .visitors import PASSWORD
 
-OPEN = {"/", "/sign-in", "/join/{token}"}
+OPEN = {"/", "/sign-in", "/join/{token}", "/reset/{token}"}
 FOR_OWNERS = ("/study", "/people", "/quality", "/live", "/lineage")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from backflip.store.study import Study
-from backflip.web.knowing import UPLOAD, UPLOAD_BYTES
+from backflip.web.knowing import UPLOAD
+from backflip.web.uploads import UPLOAD_BYTES
 
 from .conftest import Site, Somebody, pair
 

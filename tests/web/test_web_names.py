@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from backflip.store import Store
 from backflip.store.people import People
 from backflip.web.guard import COOKIE
+from backflip.web.limits import caller_of
 
 from .conftest import ON_BOTH, URL, Site, pair
 from .visitors import PASSWORD, Served
@@ -46,6 +47,57 @@ def test_a_name_in_any_script_signs_in_and_is_taken_whatever_its_case(site: Site
         again = join(site, spelling)
         assert again.status_code == 409 and "already" in again.text, spelling
     assert sign_in(browser_at(site), "Anne") == 401
+
+
+@pytest.mark.parametrize(
+    "name", ["\u0645\u06cc\u200c\u0646\u0627", "ක්\u200dරිෂාන්", "രാജന്\u200d", "葛\U000e0100城", "Ann ❤\ufe0f"]
+)
+def test_a_name_may_hold_what_shapes_its_letters(site: Site, name: str) -> None:
+    site.come(name)
+    for spelling in (name, name.replace("\u200c", "").replace("\u200d", "").replace("\ufe0f", "")):
+        assert sign_in(browser_at(site), spelling) == 303
+        again = join(site, spelling)
+        assert again.status_code == 409 and "already" in again.text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("\u200c\u200d", "in this one U+200C cannot"),
+        ("\u200cAnn", "in this one U+200C cannot"),
+        ("Ann\u200d", "in this one U+200D cannot"),
+        ("A\u200bnn", "in this one U+200B cannot"),
+        ("\u202eAnn", "in this one U+202E cannot"),
+        ("\u3164", "in this one U+3164 cannot"),
+        ("Ann \u2800", "in this one U+2800 cannot"),
+        ("\u0301", "nothing that can be seen by itself"),
+        (" ", "1 to 60 letters"),
+        ("n" * 61, "1 to 60 letters"),
+    ],
+)
+def test_a_name_of_which_not_all_is_seen_is_refused_by_what_is_not(site: Site, name: str, said: str) -> None:
+    found = join(site, name)
+    assert found.status_code == 409 and said in found.text.replace("&#43;", "+")
+    assert site.people.everybody() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("Ann", "A\u200dnn"),
+        ("Ann", "\u0410nn"),
+        ("Ann", "\uff21\uff4e\uff4e"),
+        ("Cara", "\u0421\u0430\u0433\u0430"),
+        ("\u041d\u041e\u0420\u0410", "HOPA"),
+        ("\u039dora", "Nora"),
+    ],
+)
+def test_a_name_that_looks_like_another_is_refused(site: Site, name: str, other: str) -> None:
+    site.come(name)
+    found = join(site, other)
+    alike = name != "Cara"  # in Cyrillic the third letter looks like none of the Latin ones
+    assert (found.status_code == 409 and ("already" in found.text)) == alike
+    assert sign_in(browser_at(site), "Anna") == 401
 
 
 def test_invitations_do_not_use_up_each_others_attempts(site: Site) -> None:
@@ -92,6 +144,30 @@ def test_an_address_that_is_refused_takes_nothing_from_a_name(site: Site) -> Non
     assert sign_in(ann, "Ann", "a slip of the hand") == 401, "and she may slip more than once"
     assert sign_in(ann, "Ann", "a slip of the hand") == 401
     assert sign_in(ann, "Ann") == 303
+
+
+def test_whoever_has_many_addresses_of_ipv6_is_one_caller(site: Site) -> None:
+    site.come("Ann")
+    guesses = [sign_in(browser_at(site, f"2001:db8:0:1::{n:x}"), f"nobody {n}", "a guess of many") for n in range(14)]
+    assert guesses[0] == 401 and guesses[-1] == 429
+    assert sign_in(browser_at(site, "2001:db8:0:1:ffff::9"), "Ann") == 429
+    assert sign_in(browser_at(site, "2001:db8:0:2::9"), "Ann") == 303, "another connection"
+    assert sign_in(browser_at(site, "::ffff:192.0.2.7"), "Bob", "a guess of many") == 401
+
+
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_who_a_caller_is(address: str, caller: str) -> None:
+    assert caller_of(address) == caller
 
 
 def test_signing_in_well_is_not_counted(site: Site) -> None:

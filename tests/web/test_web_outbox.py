@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from backflip.store.desk import UNDONE, standing
 
-from .conftest import Site, pair
+from .conftest import ON_BOTH, Site, pair
 from .test_web_judging import set_study
 from .test_web_misfortune import KEPT, arrives_and_its_reply_does_not, trouble
 from .visitors import QUIET, Served, Visitor, wait_for
@@ -38,6 +38,54 @@ def test_undo_may_name_the_answer_that_it_means_and_may_be_sent_twice(site: Site
     assert [one.query_id for one in standing(site.store.judgements(0)[0])] == [first]
     site.clock.now += QUIET.undo_seconds + 1
     assert undo(events[0]).status_code == 409, "it stands"
+
+
+@ON_BOTH
+@pytest.mark.parametrize("arrives", ["before and after", "after"])
+def test_an_answer_that_was_taken_back_is_not_recorded_when_it_arrives_late(site: Site, arrives: str) -> None:
+    """Two windows send what one of them kept, and one takes it back; or the answer was longer on its way than the undo."""
+    set_study(site, QUIET)
+    ann = site.come("Ann")
+    (query, event) = ann.next()[0]["id"], ann.event()
+    if arrives == "before and after":
+        assert ann.send(query, event=event).json() == {"recorded": True}
+    for _ in range(2):
+        undone = ann.browser.post(
+            "/judge/undo", data={"event": ann.event(), "of": event}, headers={"X-CSRF-Token": ann.csrf}
+        )
+        assert undone.status_code == 200
+    assert ann.send(query, event=event).json() == {"recorded": False}
+    assert standing(site.store.judgements(0)[0]) == []
+    assert ann.send(query, "2").json() == {"recorded": True}, "the corrected one"
+    assert len(site.people.acts(ann.person.id, UNDONE)) == 1
+
+
+def test_an_answer_taken_back_in_one_window_is_not_sent_by_another(
+    served: Served, come: Callable[..., Visitor]
+) -> None:
+    served.store.add_queries([pair(n) for n in range(3)])
+    ann = come("Ann")
+    lost = "**/judge/answer"
+    ann.context.route(lost, lambda route: route.abort())
+    # Kept, and not sent by this window: it believes that something is on its way.
+    ann.page.evaluate("() => { window.fetch = () => new Promise(() => {}); }")
+    ann.page.keyboard.press("1")
+    ann.page.keyboard.press("2")
+    ann.page.wait_for_function("() => Object.keys(localStorage).length === 2")
+    first, second = sorted(
+        ann.page.evaluate("() => Object.values(localStorage).map(one => JSON.parse(one))"),
+        key=lambda one: one["number"],
+    )
+    assert first["sent"] and "sent" not in second
+    other = ann.context.new_page()
+    other.goto(f"{served.url}/judge")
+    expect(other.locator("#trouble")).to_contain_text("2 answers are kept here")
+    ann.page.keyboard.press("u")
+    ann.page.wait_for_function("() => Object.keys(localStorage).length === 1")
+    ann.context.unroute(lost)
+    wait_for(lambda: served.store.counts()["judgements"] == 1)
+    expect(other.locator("#trouble")).to_be_hidden(timeout=15_000)
+    assert [one.details["event"] for one in served.store.judgements(0)[0]] == [first["body"]["event"]]
 
 
 def test_an_answer_recorded_before_the_scale_changed_is_known_when_it_is_sent_again(site: Site) -> None:

@@ -76,8 +76,9 @@ def test_nobody_is_let_in_who_did_not_agree_or_is_erased(site: Site) -> None:
     olga, ann = site.come("Olga", "owner"), site.come("Ann", ready=False)
     assert decided(olga, ann) == 409
     assert site.people.person(ann.person.id).state == "new"
-    assert ann.post("/consent", agree="yes").status_code == 303
+    assert ann.agree().status_code == 303
     assert decided(olga, ann, "failed") == 303 and decided(olga, ann) == 303
+    assert decided(olga, ann, "trial") == 404, "whose pairs are judged would be in it for ever"
     assert site.people.person(ann.person.id).state == "passed"
     assert olga.post(f"/people/{ann.person.id}/erase", sure="yes").status_code == 303
     assert decided(olga, ann) == 409
@@ -120,7 +121,7 @@ def test_what_people_agree_to_is_what_happens_to_their_name(site: Site) -> None:
     text = ann.browser.get("/judge", follow_redirects=True).text
     assert "Who sees your name: the owners of this study" in text and "are not changed by that" in text
     assert "Your name is not kept" not in text
-    assert ann.post("/consent", agree="yes").status_code == 303
+    assert ann.agree().status_code == 303
     assert ann.send(ann.next(1)[0]["id"]).status_code == 200
     ((_, key, _),) = site.store.judgement_events()
     assert "Ann" in olga.browser.get(f"/lineage/judgement/{key}").text

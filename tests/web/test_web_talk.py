@@ -52,7 +52,7 @@ def test_a_file_is_uploaded_and_a_broken_one_is_named_line_by_line(
     for file, said in ((large, "larger than"), (bad, "bad.jsonl line 2: not JSON"), (good, "1 are new")):
         page.goto(f"{served.url}/study")
         page.set_input_files("#known-file", file)
-        page.locator("form[enctype] button").focus()
+        page.locator("form:has(#known-file) button").focus()
         page.keyboard.press("Enter")
         expect(page.locator("body")).to_contain_text(said)
     assert fits(page) and len(served.book.known()) == 1

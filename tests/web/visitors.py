@@ -21,10 +21,6 @@ from backflip.store.study import Study, StudyBook
 from backflip.web.app import create_app
 
 PASSWORD = "correct horse battery"
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
-)  # fmt: skip
 QUIET = Study(gold_share=0.0, repeat_share=0.0)
 
 

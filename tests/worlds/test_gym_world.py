@@ -372,7 +372,7 @@ def test_pair_accuracy_is_1_for_the_truth_0_for_its_opposite_and_none_for_ties()
             20,
             np.random.default_rng(0),
         )
-        assert found is not None and found.value == wanted and found.n == 20
+        assert found is not None and found.value == wanted and found.n == 3, "as many as there are episodes"
     level = gym_task("Toy-v0")
     world, rows = collected(level)
     assert (

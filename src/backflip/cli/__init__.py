@@ -20,6 +20,11 @@ COMMANDS = {
     "list": ("listing", "show the experiments that can be run"),
     "run": ("run", "run an experiment:  backflip run reviews --ppo.clip 0.1"),
     "report": ("report", "write one offline page about a run, or comparing several"),
+    "compare": ("compare", "let an overseer compare the policies of finished runs, head to head"),
+    "sweep": (
+        "sweep",
+        "run an experiment under several settings and seeds:  backflip sweep reviews --seeds 3 --set kl.beta=0.02,0.05",
+    ),
     "serve": ("serve", "serve the pages on which people judge, and the study's owner's"),
     "sample": ("sample", "talk to a trained policy; reward and KL stand beside each answer"),
     "export": ("exchange", "write preference pairs to JSONL or Parquet"),

@@ -81,7 +81,8 @@ def _check_names(config: type[Any], args: Sequence[str], others: Sequence[str]) 
         if not arg.startswith("--") or arg == "--":
             continue
         name = arg[2:].partition("=")[0].replace("-", "_")
-        if name in known or name.removeprefix("no_") in known:
+        group, dot, last = name.rpartition(".")
+        if name in known or group + dot + last.removeprefix("no_") in known:
             continue
         inside = sorted(option for option in known if option.startswith(name + "."))
         if inside:

@@ -20,16 +20,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("file", type=Path, metavar="FILE", help="ends in .jsonl or .parquet, which chooses the format")
     if not out:
         known = "the file holds known answers, for trials, checks and practice: see docs/labeling.md"
-        parser.add_argument("--known", action="store_true", help=known)
+        kind = parser.add_mutually_exclusive_group()
+        kind.add_argument("--known", action="store_true", help=known)
+        ask = "the file holds pairs that nobody judged yet, to ask people about: see docs/labeling.md"
+        kind.add_argument("--ask", action="store_true", help=ask)
     found = parser.read(argv[1:])
     from backflip.store import Store
+    from backflip.store.asked_lines import import_asked
     from backflip.store.interchange import export_pairs, import_pairs, undecided_file
     from backflip.store.known_lines import import_known
 
     where = store_of(found.store, must_exist=out)
     with Store.open(where, mode="read" if out else "write") as store:
-        if not out and found.known:
-            print(f"read {import_known(store, found.file)} into {where}")
+        if not out and (found.known or found.ask):
+            print(f"read {(import_known if found.known else import_asked)(store, found.file)} into {where}")
             return 0
         done = export_pairs(store, found.file) if out else import_pairs(store, found.file)
     if out:

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         name, config, root=own.runs, seed=config.seed, trackers=own.trackers, folder=own.folder, store=own.store
     )
     run.progress = Progress(quiet=own.quiet)
-    return _carry_out(spec, config, run, quiet=own.quiet)
+    return carry_out(spec, config, run, quiet=own.quiet)
 
 
 def _options(name: str) -> Options:
@@ -119,7 +119,8 @@ def _no_name() -> int:
 
 def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     """Go on with a run. Its settings are part of it, so none may be given again."""
-    given = [*overrides, *(f"--{name}" for name in ("folder", "plan", "method") if getattr(own, name))]
+    of_a_new_run = ("folder", "again", "without", "trackers", "plan", "method")
+    given = [*overrides, *(f"--{option}" for option in of_a_new_run if getattr(own, option))]
     if given:
         raise ConfigError(f"a resumed run keeps the settings it has; leave out {given[0]}, or start a new run")
     from backflip.progress import Progress
@@ -133,7 +134,7 @@ def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     config = config_from_json(spec.config_of(record.config.get(METHOD)), record.config)
     run = Run.resume(own.resume, store=own.store)
     run.progress = Progress(quiet=own.quiet)
-    return _carry_out(spec, config, run, quiet=own.quiet)
+    return carry_out(spec, config, run, quiet=own.quiet)
 
 
 def _again(name: str | None, own: Namespace, overrides: Sequence[str], parser: Options) -> int:
@@ -159,7 +160,7 @@ def _again(name: str | None, own: Namespace, overrides: Sequence[str], parser: O
         spec.name, config, root=own.runs, seed=config.seed, trackers=own.trackers, folder=own.folder, store=own.store
     )
     run.progress = Progress(quiet=own.quiet)
-    return _carry_out(spec, config, run, quiet=own.quiet, begin=lambda: begin(run, record, again))
+    return carry_out(spec, config, run, quiet=own.quiet, begin=lambda: begin(run, record, again))
 
 
 def _plan(spec: Experiment, config: Any) -> int:
@@ -171,7 +172,7 @@ def _plan(spec: Experiment, config: Any) -> int:
     return 0
 
 
-def _carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool, begin: Callable[[], None] | None = None) -> int:
+def carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool, begin: Callable[[], None] | None = None) -> int:
     """Do the work, after what must be there before it; the run records how it ended, and can be resumed whatever happened."""
     if quiet:
         from backflip.progress import Progress

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from backflip.cli.exchange import store_of
@@ -15,31 +16,12 @@ from backflip.cli.options import Options
 from backflip.errors import ConfigError, MissingExtra
 
 HOME_HOURS = 24.0
-"""How long the first owner's invitation holds."""
+"""How long the first owner's invitation holds, and a link to a new password."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Serve until Ctrl-C."""
-    parser = Options("serve", "Serve the pages on which people judge, and those of the study's owner.")
-    parser.add_argument(
-        "store",
-        metavar="RUN",
-        nargs="?",
-        default="runs/latest",
-        help="run folder, SQLite file, or postgresql:// URL (default: runs/latest)",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at (default: 8000; 0: any that is free)")
-    parser.add_argument(
-        "--public-url", metavar="URL", help="where people find it, behind a proxy with TLS: https://judge.example.org"
-    )
-    parser.add_argument(
-        "--trust-proxy", metavar="ADDRESS", help="address of the proxy whose X-Forwarded headers are believed"
-    )
-    parser.add_argument(
-        "--invite-owner", action="store_true", help="print an invitation for an owner, though there is one"
-    )
-    found = parser.read(argv[1:])
+    found = _options().read(argv[1:])
     if not 0 <= found.port < 65536:
         raise ConfigError(f"--port {found.port} is no port; expected 0 to 65535")
     if found.public_url and urlsplit(found.public_url).scheme not in ("http", "https"):
@@ -60,9 +42,10 @@ def main(argv: Sequence[str]) -> int:
     from backflip.store.people import People
 
     where = store_of(found.store, must_exist="://" not in found.store)
+    if found.reset_password is not None:
+        return _reset_password(where, found.reset_password, found.public_url or _address(found.host, found.port))
     with Store.open(where) as store, _listening(found.host, found.port) as listener:
-        address = f"http://{_shown(found.host)}:{listener.getsockname()[1]}"
-        public = found.public_url or address
+        public = found.public_url or _address(found.host, listener.getsockname()[1])
         people = People(store)
         if found.invite_owner or not any(one.role == "owner" and one.state != "erased" for one in people.everybody()):
             token = people.invite("owner", "printed by backflip serve", time.time(), HOME_HOURS)
@@ -81,8 +64,58 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _options() -> Options:
+    parser = Options("serve", "Serve the pages on which people judge, and those of the study's owner.")
+    parser.add_argument(
+        "store",
+        metavar="RUN",
+        nargs="?",
+        default="runs/latest",
+        help="run folder, SQLite file, or postgresql:// URL (default: runs/latest)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at (default: 8000; 0: any that is free)")
+    parser.add_argument(
+        "--public-url", metavar="URL", help="where people find it, behind a proxy with TLS: https://judge.example.org"
+    )
+    parser.add_argument(
+        "--trust-proxy", metavar="ADDRESS", help="address of the proxy whose X-Forwarded headers are believed"
+    )
+    parser.add_argument(
+        "--invite-owner", action="store_true", help="print an invitation for an owner, though there is one"
+    )
+    parser.add_argument(
+        "--reset-password",
+        metavar="NAME",
+        help="print a link by which NAME, who forgot it, chooses a new password, and stop; works while the server runs",
+    )
+    return parser
+
+
+def _reset_password(where: str | Path, name: str, public: str) -> int:
+    """Print a link to a new password: whoever may write the store may let an owner in who forgot theirs.
+
+    Raises:
+        ConfigError: nobody has this name.
+    """
+    from backflip.store import Store
+    from backflip.store.people import People
+    from backflip.store.resets import AT_THE_MACHINE, Resets
+
+    with Store.open(where) as store:
+        people = People(store)
+        if (secret := people.secret_of(name)) is None:
+            owners = [one.name for one in people.everybody() if one.role == "owner" and one.state != "erased"]
+            raise ConfigError(
+                f'nobody in {store.where} is called "{name}"; its owners are: {", ".join(owners) or "none"}'
+            )
+        token = Resets(store).make(secret[0].id, AT_THE_MACHINE, time.time(), HOME_HOURS)
+    print(f"a new password for {secret[0].name} (works once, for a day): {public.rstrip('/')}/reset/{token}")
+    return 0
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
-from backflip.experiments.control_plan import arms_plan
+from backflip.experiments.arms_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
 from backflip.plan import Plan
 from backflip.worlds.mujoco_tasks import find_task
@@ -26,6 +26,8 @@ WITHOUT: Mapping[str, Mapping[str, str]] = {
     "no_ensemble": {"fit.members": "1", "queries": "random"},
     "random_queries": {"queries": "random"},
     "disagreement_alone": {"queries": "disagreement"},
+    "bootstrap_kept": {"fit.bootstrap": "kept"},
+    "no_bootstrap": {"fit.bootstrap": "none"},
     "single_frames": {"clip_seconds": "0.0"},
     "no_regularisation": {"fit.l2": "0.0"},
     "never_then_and_now": {"older_share": "0.0"},
@@ -45,7 +47,7 @@ class AblationsConfig(ArmsConfig):
     steps: int = 0
     """Real steps of every run; 0: what docs/mujoco.md says for the task."""
     arms: tuple[str, ...] = tuple(WITHOUT)
-    """Which arms: whole, labels_at_the_start, no_ensemble, random_queries, disagreement_alone, single_frames, no_regularisation,
+    """Which arms: whole, labels_at_the_start, no_ensemble, random_queries, disagreement_alone, bootstrap_kept, no_bootstrap, single_frames, no_regularisation,
     never_then_and_now, scores_of_single_clips (a regression on them in place of comparisons)."""
 
     def __post_init__(self) -> None:

@@ -9,10 +9,13 @@ Shapes: K seeds.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +26,14 @@ from numpy.typing import NDArray
 from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.measures.stats import mean_interval
-from backflip.run_record import CHECKPOINTS, is_held, read_run
+from backflip.run_record import CHECKPOINTS, CONFIG, MADE_AT_ONCE, is_held, read_run
 
 if TYPE_CHECKING:
     from backflip.run import Run
 
 LOOK_EVERY_SECONDS = 0.2
+KILLED_AT_MOST = 3
+"""Times that a run which something killed is gone on with, before it counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class ArmsConfig:
         if self.seeds < 2 or self.workers < 0 or self.seed < 0:
             raise ConfigError(
                 f"seed {self.seed}, seeds {self.seeds}, workers {self.workers}: expected 0 or more, 2 or more (one says nothing of the "
-                "spread; for a single run take `backflip run control`), 0 or more"
+                "spread; for a single run take `backflip run`), 0 or more"
             )
 
 
@@ -57,6 +62,39 @@ class Arm:
     name: str
     experiment: str
     options: Mapping[str, str]
+    """By name; a value of several words is several values. A name that ends in a colon chooses a type: `kl:` with `adaptive_kl`."""
+
+    def words(self) -> list[str]:
+        """Return the options as they stand on a command line."""
+        return [
+            word
+            for name, value in self.options.items()
+            for word in ([name + value] if name.endswith(":") else [f"--{name}", *value.split()])
+        ]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of an arm, and where it is."""
+
+    arm: Arm
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called while it works, and where it failed."""
+        return f"{self.arm.name}/{self.folder.name}"
+
+    def done(self) -> bool:
+        """Return whether it has finished."""
+        return (self.folder / CONFIG).is_file() and read_run(self.folder).status == "done"
+
+    def last_words(self) -> str:
+        """Return the last line that its process wrote."""
+        log = _log(self.folder)
+        words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+        return words[-1] if words else "it said nothing"
 
 
 @dataclass
@@ -64,56 +102,77 @@ class _Going:
     """A run that is going on."""
 
     process: subprocess.Popen[bytes]
-    folder: Path
+    planned: Planned
     cores: frozenset[int]
 
 
 def carry_out(arms: Sequence[Arm], config: ArmsConfig, run: Run) -> dict[str, list[Mapping[str, Any]]]:
-    """Do what is left of all runs; return the estimates of each arm's runs, in the order of seeds.
+    """Do what is left of all runs; return the summary of each arm's runs, in the order of seeds.
 
     Raises:
         DataError: runs failed; the others were finished first, and a resumed run tries the failed ones again.
     """
-    shares = processors(config.workers)
-    planned = [
-        (arm, seed, folder_of(run, arm.name, seed))
+    planned = planned_runs(arms, config, run)
+    failed = go_through(planned, processors(config.workers), run)
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(planned)} runs failed, the first {failed[0].folder}: {failed[0].last_words()}; mend the cause and go "
+            f"on with: backflip run --resume {run.path}"
+        )
+    found: dict[str, list[Mapping[str, Any]]] = {arm.name: [] for arm in arms}
+    for one in planned:
+        found[one.arm.name].append(dict(read_run(one.folder).summary))
+    return found
+
+
+def planned_runs(arms: Sequence[Arm], config: ArmsConfig, run: Run) -> list[Planned]:
+    """Return all runs in the order in which they are done: every arm's first seed, then every arm's second."""
+    return [
+        Planned(arm, seed, folder_of(run, arm.name, seed))
         for seed in range(config.seed, config.seed + config.seeds)
         for arm in arms
     ]
-    waiting = [one for one in planned if not _done(one[2])]
+
+
+def go_through(planned: Sequence[Planned], shares: Sequence[frozenset[int]], run: Run) -> list[Planned]:
+    """Do what is left of these runs, as many at once as there are shares of the processors; return those that failed.
+
+    A run that something killed goes on from its last state, up to KILLED_AT_MOST times. Whatever stops this stops them as cleanly
+    as Ctrl-C does, and they can be gone on with.
+    """
+    waiting = [one for one in planned if not one.done()]
+    killed: Counter[Path] = Counter()
     live: list[_Going] = []
-    with run.progress.phase(f"{len(planned)} runs of {len(arms)} arms", len(planned)) as bar:
+    with run.progress.phase(
+        f"{len(planned)} runs of {len({one.arm.name for one in planned})} arms", len(planned)
+    ) as bar:
         bar.advance(len(planned) - len(waiting))
         try:
             while waiting or live:
                 free = [share for share in shares if share not in [one.cores for one in live]]
                 # A run of a sweep that was killed may still be going on by itself; it is waited for.
-                ready = [one for one in waiting if not is_held(one[2])]
+                ready = [one for one in waiting if not is_held(one.folder)]
                 for one in ready[: len(free)]:
                     waiting.remove(one)
-                    if _done(one[2]):
-                        bar.advance(1, last=f"{one[2].parent.name}/{one[2].name}")
+                    if one.done():
+                        bar.advance(1, last=one.name)
                     else:
-                        live.append(_start(*one, free.pop(0)))
+                        live.append(_start(one, free.pop(0)))
                 time.sleep(LOOK_EVERY_SECONDS)
                 for one in [one for one in live if one.process.poll() is not None]:
                     live.remove(one)
-                    bar.advance(1, last=f"{one.folder.parent.name}/{one.folder.name}")
+                    folder = one.planned.folder
+                    if (one.process.returncode or 0) < 0 and killed[folder] < KILLED_AT_MOST:
+                        killed[folder] += 1
+                        waiting.insert(0, one.planned)
+                    else:
+                        bar.advance(1, last=one.planned.name)
         finally:
             for one in live:
                 one.process.terminate()  # each stops as cleanly as by Ctrl-C, and can be gone on with
             for one in live:
                 one.process.wait()
-    failed = [folder for _, _, folder in planned if not _done(folder)]
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(planned)} runs failed, the first {failed[0]}: {_last_words(failed[0])}; mend the cause and go on "
-            f"with: backflip run --resume {run.path}"
-        )
-    found: dict[str, list[Mapping[str, Any]]] = {arm.name: [] for arm in arms}
-    for arm, _, folder in planned:
-        found[arm.name].append(dict(read_run(folder).summary))
-    return found
+    return [one for one in planned if not one.done()]
 
 
 def folder_of(run: Run, arm: str, seed: int) -> Path:
@@ -160,26 +219,34 @@ def normalised_return(learned_K: NDArray[Any], true_K: NDArray[Any], random_K: N
     return mean_interval(share + ((learned_K - random_K) - share * (true_K - random_K)) / reach)
 
 
-def _start(arm: Arm, seed: int, folder: Path, cores: frozenset[int]) -> _Going:
+def _start(one: Planned, cores: frozenset[int]) -> _Going:
     command = [sys.executable, "-m", "backflip", "run"]
-    if (folder / "config.json").is_file():
-        command += ["--resume", str(folder), "--quiet"]
+    if (one.folder / CONFIG).is_file():
+        command += ["--resume", str(one.folder), "--quiet"]
     else:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        command += [arm.experiment, "--folder", str(folder), "--quiet", "--seed", str(seed)]
-        for name, value in arm.options.items():
-            command += [f"--{name}", *value.split()]
-    with open(_log(folder), "ab") as log:
+        _clear(one.folder)
+        command += [one.arm.experiment, "--folder", str(one.folder), "--quiet", "--seed", str(one.seed)]
+        command += one.arm.words()
+    with open(_log(one.folder), "ab") as log:
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
+            process_group=0,  # Ctrl-C at the terminal comes to the sweep alone, which then stops each run once
         )
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, cores)
-    return _Going(process, folder, cores)
+        with suppress(ProcessLookupError):  # it may be gone already, and then it is seen to have failed
+            os.sched_setaffinity(process.pid, cores)
+    return _Going(process, one, cores)
+
+
+def _clear(folder: Path) -> None:
+    """Make room for a run that was killed while its folder was being made: it has no settings yet, so it cannot be resumed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir() and all(entry.name.startswith((*MADE_AT_ONCE, ".")) for entry in folder.iterdir()):
+        shutil.rmtree(folder)
 
 
 def processors(workers: int) -> list[frozenset[int]]:
@@ -189,18 +256,5 @@ def processors(workers: int) -> list[frozenset[int]]:
     return [frozenset(cores[place::workers]) for place in range(workers)]
 
 
-def _done(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and read_run(folder).status == "done"
-
-
 def _log(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
-
-
-def _last_words(folder: Path) -> str:
-    words = (
-        _log(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if _log(folder).is_file()
-        else []
-    )
-    return words[-1] if words else "it said nothing"

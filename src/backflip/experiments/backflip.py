@@ -18,7 +18,7 @@ import torch
 from backflip.data import Episodes
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.experiments.control_parts import write_cost
+from backflip.experiments.control_parts import judge_words, write_cost
 from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, ControlParts, stream, train
 from backflip.measures.backflip_truth import backflip_truth, hand_written
@@ -132,12 +132,7 @@ def main(config: BackflipConfig, run: Run) -> None:
     for number, scene in enumerate(scene_ELS[:SHOWN]):
         film = run.path / "videos" / f"unseen_episode_{number + 1},_real_time.mp4"
         write_video([scene], find_task(TASK), film, speed=1.0)
-    who = {
-        "terminal": "a person",
-        "people": "people in the browser",
-        "synthetic": f"synthetic teacher ({config.teacher})",
-    }
-    judge = who[config.overseer]
+    judge = judge_words(config.overseer, config.teacher)
     write_cost(at, judge if config.reward == "learned" else "nobody", run)
 
 

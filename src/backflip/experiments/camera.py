@@ -36,7 +36,7 @@ from backflip.measures.camera_truth import (
     thresholds,
     worth_seen,
 )
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 from backflip.optimise import ppo
 from backflip.optimise.ppo import PPOConfig
 from backflip.overseers.synthetic import SyntheticTeacher, TeacherConfig
@@ -222,10 +222,12 @@ def questions(
 
 def write_results(found: Sequence[dict[str, float]], outcomes: Outcomes, config: CameraConfig, run: Run) -> None:
     """Write estimates, the curves, and the pictures that an overseer sees."""
-    points = {
-        p: {name: mean_interval([one[name] for one in found if one["second_camera"] == p]) for name in MEASURED}
-        for p in sorted(config.second_camera)
-    }
+    points: dict[float, dict[str, Estimate]] = {}
+    for p in sorted(config.second_camera):
+        here = {name: [one[name] for one in found if one["second_camera"] == p] for name in MEASURED}
+        points[p] = {
+            name: mean_interval(each) if name == "learned_gap" else share_interval(each) for name, each in here.items()
+        }
     exact = {p: best(outcomes, p, config.penalty)[1] for p in points}
     last = float(bradley_terry_thresholds(config.grid, config.penalty, config.beta)[-1])
     for p, name in ((0.0, "one_camera"), (1.0, "two_cameras")):
@@ -236,7 +238,7 @@ def write_results(found: Sequence[dict[str, float]], outcomes: Outcomes, config:
             run.estimate(f"{name}_gap", mean_interval(gaps))
     if past := [one["fooling"] for one in found if one["second_camera"] > last]:
         groups = [one["seed"] for one in found if one["second_camera"] > last]
-        run.estimate("fooling_past_threshold", mean_interval(past, groups))
+        run.estimate("fooling_past_threshold", share_interval(past, groups))
     run.result(
         "thresholds",
         {

@@ -13,7 +13,7 @@ import numpy as np
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out, checkpoint_of, folder_of
-from backflip.experiments.control_plan import arms_plan
+from backflip.experiments.arms_plan import arms_plan
 from backflip.experiments.mujoco_arms import options
 from backflip.loops.control import stream
 from backflip.measures.one_leg import TASK, gait

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.experiments.control_parts import fresh_policy, parts_of, unseen, write_cost, write_films, write_results
+from backflip.experiments.control_parts import (
+    fresh_policy,
+    judge_words,
+    parts_of,
+    unseen,
+    write_cost,
+    write_films,
+    write_results,
+)
 from backflip.experiments.control_plan import Nobody, control_plan
 from backflip.loops.control import ControlLoopConfig, train
 from backflip.measures.clip_truth import ClipTruth, kept_truth
@@ -78,8 +86,8 @@ class ControlConfig(ControlLoopConfig):
     settle: float = 0.6
     """Share of the updates, the last ones, over which the entropy bonus falls to 0 in a straight line."""
     overseer: Literal["synthetic", "terminal", "people"] = "synthetic"
-    """Who compares: a synthetic teacher that sees the environment's own reward, or a person at this terminal, who is given the
-    paths of two films."""
+    """Who compares: a synthetic teacher that sees the environment's own reward, a person at this terminal, who is given the paths of
+    two films, or people in the browser (`backflip serve`)."""
     judged_by: Literal["own", "watched", "one_leg"] = "own"
     """What the synthetic teacher and the measures go by. own: the environment's own reward. watched: what a person wants who watches a
     MuJoCo task whose episodes never end early (docs/mujoco.md). one_leg: HalfCheetah-v5 on its front leg alone."""
@@ -127,6 +135,8 @@ class ControlConfig(ControlLoopConfig):
         for name in ("clip_return", "full_score"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of 0 or more")
+        if self.overseer != "synthetic" and self.reward != "learned":
+            raise ConfigError(f"a person is not asked where reward is {self.reward}; leave one of the two as it is")
         if self.overseer == "terminal" and self.wait_seconds == 0:
             raise ConfigError(
                 "a person at the terminal is asked only while the run waits; give --wait_seconds 30, or inf"
@@ -162,13 +172,7 @@ def main(config: ControlConfig, run: Run) -> None:
         run.estimate("untrained_return", mean_interval(before.return_B))
         write_films(found, task, config.films, run)
     run.note(f"{found.return_B.mean():.1f} true return on {config.episodes} unseen episodes of {task.id}")
-    judge = (
-        "nobody"
-        if not learned
-        else {"terminal": "a person", "people": "people in the browser"}[config.overseer]
-        if config.overseer != "synthetic"
-        else f"synthetic teacher ({config.teacher})"
-    )
+    judge = judge_words(config.overseer, config.teacher) if learned else "nobody"
     write_cost(at, judge, run)
 
 

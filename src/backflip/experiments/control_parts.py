@@ -128,6 +128,11 @@ def write_results(parts: ControlParts, found: Unseen, truth: ClipTruth, pairs: i
         run.estimate("pair_accuracy", accuracy)
 
 
+def judge_words(overseer: str, teacher: str) -> str:
+    """Return who judged, in words."""
+    return {"terminal": "a person", "people": "people in the browser"}.get(overseer, f"synthetic teacher ({teacher})")
+
+
 def write_cost(at: Position, judge: str, run: Run) -> None:
     """Write what was asked, of whom, and how long it took."""
     run.result(

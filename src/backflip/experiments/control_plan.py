@@ -7,26 +7,21 @@ Shapes: B rows, T steps.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from backflip.data import Judgement, Query
-from backflip.experiments import find
-from backflip.experiments.arms import Arm, ArmsConfig, processors
 from backflip.loops.control import ControlLoopConfig, ControlParts, threads
 from backflip.optimise import ppo
 from backflip.plan import MIB, Plan
 from backflip.rewards.clip_answers import load
 from backflip.rewards.clips import ClipFit
 from backflip.rewards.comparisons import Comparison
-from backflip.run_config import config_from_json, config_to_json
 from backflip.run_facts import peak_rss_mb
 from backflip.worlds.control import cut, pieces
 
@@ -99,56 +94,6 @@ def control_plan(parts: ControlParts, config: ControlLoopConfig, *, measured_ste
         comparisons=asked,
         judge_seconds=asked * SECONDS_A_CLIP_PAIR if by_a_person else 0.0,
     )
-
-
-def arms_plan(arms: Sequence[Arm], config: ArmsConfig) -> Plan:
-    """Add up the plans of all runs of `arms`.
-
-    Time is that of the workers side by side, memory that of as many runs as go on at once.
-    """
-    plans: dict[str, Plan] = {}
-    for arm in arms:
-        spec = find(arm.experiment)
-        assert spec.plan is not None
-        plans[arm.name] = spec.plan(config_of(arm, spec.config))
-    workers = min(len(processors(config.workers)), len(arms) * config.seeds)
-    largest = max(sum(one.memory_mib.values()) for one in plans.values())
-    return Plan(
-        memory_mib={f"{workers} runs at once": workers * largest},
-        seconds={
-            f"{name}, {config.seeds} seeds": config.seeds * sum(one.seconds.values()) / workers
-            for name, one in plans.items()
-        },
-        comparisons=config.seeds * sum(one.comparisons for one in plans.values()),
-        judge_seconds=0.0,
-    )
-
-
-def config_of(arm: Arm, kind: type) -> Any:
-    """Return the config that the command line makes of an arm's options.
-
-    Raises:
-        ConfigError: a value does not fit its field.
-    """
-    data = config_to_json(kind())
-    for name, text in arm.options.items():
-        *above, last = name.split(".")
-        inside = data
-        for part in above:
-            inside = inside[part]
-        before = inside[last]
-        many = isinstance(before, list)
-        inside[last] = (
-            [_value(word) for word in text.split()] if many else text if isinstance(before, str) else _value(text)
-        )
-    return config_from_json(kind, data)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _seconds(work: Callable[[], object]) -> float:

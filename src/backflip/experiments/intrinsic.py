@@ -41,7 +41,7 @@ from backflip.loops.parts import stream
 from backflip.loops.rooms import RoomsPPOConfig, around, counting_cover, random_cover
 from backflip.measures.empowerment import capacity, channel, closed_form_S
 from backflip.measures.rooms_truth import wanted_S
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import mean_interval, share_interval
 from backflip.optimise.soft_control import Walk, arrivals_S, optimum, uniform
 from backflip.rewards.curiosity import CuriosityConfig
 from backflip.worlds.rooms import Rooms, RoomsConfig
@@ -173,7 +173,8 @@ def frontiers(config: IntrinsicConfig, run: Run) -> tuple[Curves, Curves]:
         shapes = [shape_of(rows) for rows, _ in learned]
         for what in ("peak_kl_nats", "peak", "end"):
             name = f"comparisons_{count}_{what}{'' if 'nats' in what else '_wanted_share'}"
-            run.estimate(name, mean_interval([shape[what] for shape in shapes]))
+            values = [shape[what] for shape in shapes]
+            run.estimate(name, mean_interval(values) if "nats" in what else share_interval(values))
         ends[f"{count} comparisons"] = learned[0][1]
     for name, rows in curves.items():
         for place, row in enumerate(rows):
@@ -198,7 +199,10 @@ def _lay_beside(config: IntrinsicConfig, run: Run, world: Rooms, rewards: dict[s
         points[name] = [learned_point(world, reward_SA, beta, config.learning, seed) for seed in seeds]
         for what in ("share_of_gain", "kl_nats", "wanted"):
             values = [row[what] for row in points[name]]
-            run.estimate(f"ppo_{name}_{'wanted_share' if what == 'wanted' else what}", mean_interval(values))
+            if what == "wanted":
+                run.estimate(f"ppo_{name}_wanted_share", share_interval(values))
+            else:
+                run.estimate(f"ppo_{name}_{what}", mean_interval(values))
     run.result("learned_points", points)
     return points
 
@@ -221,9 +225,12 @@ def cover(config: IntrinsicConfig, run: Run) -> None:
     seeds = range(config.seed, config.seed + config.repetitions)
     counting = [counting_cover(world, 0.95, stream(seed, "counting")) for seed in seeds]
     chance = [random_cover(world, 0.95, stream(config.seed, "random walk", number)) for number in range(100)]
-    run.estimate("counting_cover_steps", mean_interval(counting))
-    run.estimate("random_cover_steps", mean_interval(chance))
-    run.estimate("counting_to_random_steps", mean_interval(np.array(counting) / np.mean(chance)))
+    ours, theirs = mean_interval(counting), mean_interval(chance)
+    run.estimate("counting_cover_steps", ours)
+    run.estimate("random_cover_steps", theirs)
+    ratio = ours.value / theirs.value  # of two independent means, linearised
+    reach = float(np.hypot(ours.high - ours.value, ratio * (theirs.high - theirs.value))) / theirs.value
+    run.estimate("counting_to_random_steps", Estimate(ratio, ratio - reach, ratio + reach, ours.n))
 
 
 def off_switch(config: IntrinsicConfig, run: Run) -> Curves:
@@ -255,7 +262,7 @@ def off_switch(config: IntrinsicConfig, run: Run) -> Curves:
                 done = optimum(tables, reward_SA, float(beta))
                 row = {"kl_nats": max(0.0, done.kl_nats), "pressed": press_chance(world, done)}
                 curves.setdefault(name, []).append(row)
-        run.estimate(f"{name}_presses_share", exact(pressed[0]) if len(pressed) == 1 else mean_interval(pressed))
+        run.estimate(f"{name}_presses_share", exact(pressed[0]) if len(pressed) == 1 else share_interval(pressed))
     run.result("off_switch", curves)
     return curves
 
@@ -275,5 +282,5 @@ def watch(config: IntrinsicConfig, run: Run) -> None:
                         run.log(update, f"television, {name}", **kept)
                     show_maps(Rooms(plan), {f"{name}, television": share_C}, run)
                 bar.advance(1)
-            run.estimate(f"{name}_in_front_share", mean_interval(in_front))
+            run.estimate(f"{name}_in_front_share", share_interval(in_front))
             run.result(f"television_{name}", in_front)

@@ -19,7 +19,7 @@ from backflip.loops.rooms import RoomsPPOConfig, curious_time, improve
 from backflip.measures.clip_truth import kept_truth
 from backflip.measures.empowerment import empowerment_S
 from backflip.measures.rooms_truth import wanted_S, wanted_truth
-from backflip.measures.stats import mean_interval
+from backflip.measures.stats import share_interval
 from backflip.optimise.soft_control import Tables, Walk, arrivals_S, most_spread, optimum, uniform, walk
 from backflip.overseers.synthetic import SyntheticTeacher, TeacherConfig
 from backflip.policies.rooms_policy import StatePolicy
@@ -228,11 +228,11 @@ def figures_of(curves: Curves, points: Curves, pressed: Curves) -> dict[str, Any
         return {"name": name, "x": [x for x, _ in held], "y": [y for _, y in held]}
 
     def learned(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-        wanted = mean_interval([row["wanted"] for row in rows])
+        wanted = share_interval([row["wanted"] for row in rows])
         at = float(np.mean([row["kl_nats"] for row in rows]))
         return {"name": f"{name}, PPO", "x": [at], "estimates": [wanted.as_json()]}
 
-    shown = [name for name in curves if not name.endswith(tuple(f"seed {k}" for k in range(1, 1000)))]
+    shown = [name for name in curves if ", seed " not in name or name.endswith(", seed 0")]
     return {
         "wanted": {
             "title": "What people want, as each reward is optimised",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
-from backflip.experiments.control_plan import arms_plan
+from backflip.experiments.arms_plan import arms_plan
 from backflip.experiments.mujoco_arms import TRUE, options, report_returns
 from backflip.plan import Plan
 from backflip.worlds.mujoco_tasks import find_task

@@ -20,7 +20,7 @@ from backflip.data import Episodes, Estimate
 from backflip.experiments.reviews_answers import OPPONENTS, QUESTION, Answers, Proxy, texts
 from backflip.loops.asking import pair_up
 from backflip.loops.parts import Trained, stream
-from backflip.measures.agreement import accuracy, ceiling
+from backflip.measures.agreement import accuracy, ceiling, set_aside
 from backflip.measures.best_of_n import best_of_n, kl_bound_nats
 from backflip.measures.calibration import calibration
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams, repetition
@@ -148,7 +148,7 @@ def write_reward_model(
     delta_K = proxy.base_KN[:, n] - proxy.base_KN[:, n + 1]
     raw_MK = proxy.base_raw_MKN[:, :, n] - proxy.base_raw_MKN[:, :, n + 1]
     gold_K = wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1])
-    top: Estimate | None = None
+    top = own = None
     if isinstance(overseer, SyntheticTeacher):
         overseer.read_ahead(questions)
         held, _ = comparisons(questions, [overseer.judge(query) for query in questions])
@@ -160,6 +160,8 @@ def write_reward_model(
     else:  # nobody is asked again for this: the gold judge stands in, and says so
         held = [Comparison(*query.items, share=float(gold)) for query, gold in zip(questions, gold_K, strict=True)]
         kept, share_K = list(range(len(questions))), gold_K
+        if (own := set_aside(trained.fits)) is not None:
+            run.estimate("reward_model_held_out_accuracy", own)
         run.note("the reward model's accuracy is measured against the gold judge, not against the person who taught it")
     right = accuracy(delta_K[kept], share_K)
     # What the fit takes an answer's probability to be, its share of coin flips included (`bradley_terry_loss`).
@@ -174,6 +176,7 @@ def write_reward_model(
     run.result(
         "reward_model",
         {
+            "judge": "the gold judge" if top is None else "the overseer",
             "accuracy": right,
             "against_gold": against,
             "ceiling": top,
@@ -185,6 +188,7 @@ def write_reward_model(
         },
     )
     return {
+        **({"reward model, on answers of its own judges that it was not fitted to": own} if own else {}),
         "reward model on held-out pairs": right,
         **({"its ceiling: the teacher's own noise": top} if top else {}),
         "bag of words fitted to the same comparisons": baselines["bag_of_words"],

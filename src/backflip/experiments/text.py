@@ -19,9 +19,10 @@ from backflip.errors import ConfigError, DataError
 from backflip.experiments import experiment
 from backflip.experiments.functions import components_of, function_of, higher
 from backflip.experiments.methods import load
-from backflip.loops.answers import answers_to, gather
+from backflip.loops.answers import gather
 from backflip.loops.parts import Parts, Trained, stream
 from backflip.loops.ppo import PPOLoopConfig
+from backflip.measures.agreement import set_aside
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, wilson
@@ -75,7 +76,7 @@ class TextTask:
     prompts: Path = Path()
     """JSONL with "prompt" or chat "messages", or a text file with a prompt a line. Required."""
     overseer: str = ""
-    """Who compares: terminal, people, or FILE.py:FUNCTION, a function (prompt, a, b) -> probability that a is better, or None. Required
+    """Who compares: terminal, people (in the browser: `backflip serve`), or FILE.py:FUNCTION, a function (prompt, a, b) -> probability that a is better, or None. Required
     unless `reward` is given, and then asked for the final comparisons alone."""
     reward: str = ""
     """A reward that is known, FILE.py:FUNCTION with a function (prompt, answer) -> number: none is learned. Methods that learn from
@@ -171,13 +172,8 @@ def measure(
     )
     items, base_items = world.show(ours), world.show(theirs)
     judgements = compare(items, base_items, overseer, config, run)
-    held = [fit for fit in trained.fits if "held_out_accuracy" in fit]
-    if held:
-        # Members set different comparisons aside, which may overlap: the mean of their accuracies, the n of one. Comparisons of one
-        # prompt are not independent: no more than its prompts count.
-        right = sum(fit["held_out_accuracy"] for fit in held) / len(held)
-        number = int(min(held[0]["held_out_n"], held[0]["held_out_prompts"]))
-        run.estimate("reward_model_accuracy", wilson(right * number, number))
+    if (right := set_aside(trained.fits)) is not None:
+        run.estimate("reward_model_accuracy", right)
     kl = kl_nats_per_sequence(policy, base, ours)
     run.estimate(f"{name}_kl_nats_per_sequence", kl)
     run.estimate(f"{name}_entropy_nats", entropy_nats(policy, ours))
@@ -232,9 +228,9 @@ def compare(
         )
         for k in range(count)
     ]
-    judgements, _ = gather(overseer, questions, config, run)
+    judgements = gather(overseer, questions, config, run)
     by_question: dict[str, list[float]] = {}
-    for one in answers_to(questions, judgements):
+    for one in judgements:
         if one.answer is not None:
             by_question.setdefault(one.query_id, []).append(one.answer[0])
     shares = [float(np.mean(each)) for each in by_question.values()]  # several people may have judged a pair

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from backflip.data import Judgement, Query
 from backflip.measures.people import weights_of_people
+from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.protocols import Overseer
 from backflip.rewards.clip_answers import Answer
@@ -35,19 +36,18 @@ SAID = "asked"
 
 
 class Patience(Protocol):
-    """Any settings that say how long to wait for answers."""
+    """Settings that say how long answers are waited for."""
 
     @property
     def wait_seconds(self) -> float:
-        """Seconds; inf for as long as it takes."""
+        """Seconds; inf waits until all are there."""
         ...
 
 
-def gather(overseer: Overseer, questions: Sequence[Query], config: Patience, run: Run) -> tuple[list[Judgement], int]:
-    """Ask all questions (again costs nothing), wait until each is answered or time is up; return answers and how many came."""
+def gather(overseer: Overseer, questions: Sequence[Query], config: Patience, run: Run) -> list[Judgement]:
+    """Ask all questions (again costs nothing), wait until each is answered or time is up; return the answers that count."""
     wanted, found = {query.id for query in questions}, dict[str, list[Judgement]]()
     heard: list[Judgement] = []
-    each = answers_each(overseer)
     cursor, began = 0, time.monotonic()
     with run.progress.phase("ask the overseer", total=len(wanted)) as bar:
         overseer.ask(questions)
@@ -58,18 +58,23 @@ def gather(overseer: Overseer, questions: Sequence[Query], config: Patience, run
             before = len(wanted)
             for judgement in judgements:
                 take_in(found, judgement)
-            wanted -= {one.query_id for one in judgements if len(found.get(one.query_id, ())) >= each}
+            wanted = awaited(overseer, wanted, found)
             bar.advance(before - len(wanted))
             if not wanted or left <= 0 or isinstance(overseer, RecordedOverseer):
                 break
             if getattr(overseer, "stopped", False):  # the person went away: what is asked stays in the store
                 raise KeyboardInterrupt
-    return answers_to(questions, heard), len(heard)
+    return answers_to(questions, heard)
 
 
-def answers_each(overseer: Overseer) -> int:
-    """Return how many answers to each question are waited for: as many as the study gives it to people, else one."""
-    return int(getattr(overseer, "answers_each", 1))
+def awaited(overseer: Overseer, asked: Collection[str], found: Mapping[str, Sequence[Judgement]]) -> set[str]:
+    """Return which questions have fewer of the answers `found` than are to come.
+
+    People give as many to each as the study says by now, and no more to a pair that is asked of nobody new; any other overseer gives one.
+    """
+    each = int(getattr(overseer, "answers_each", 1))
+    few = {one for one in asked if len(found.get(one, ())) < each}
+    return few - overseer.asked_of_nobody_new() if few and isinstance(overseer, PeopleOverseer) else few
 
 
 def answers_to(questions: Sequence[Query], judgements: Sequence[Judgement]) -> list[Judgement]:
@@ -97,15 +102,16 @@ def is_person(judge: str) -> bool:
     return judge.startswith(PERSON)
 
 
-def person_weights(store: Store, judges: Collection[str]) -> dict[str, float]:
+def person_weights(store: Store, judges: Collection[str], overseer: Overseer | None = None) -> dict[str, float]:
     """Return what each person's answers weigh, by how often they agree with known answers and with others; empty for fewer than two.
 
-    They are those of the page of qualities: read from everything that people said by themselves in this store, checks among it.
+    They are those of the page of qualities: read from everything that people said by themselves in this store, checks among it, but from
+    nothing of those whom a run that repeats an earlier one leaves out.
     """
     people = sorted({judge for judge in judges if is_person(judge)})
     if len(people) < 2:
         return {}
-    found = weights_of_people(store)
+    found = weights_of_people(store, overseer.without if isinstance(overseer, RecordedOverseer) else ())
     return {judge: found[judge] for judge in people if judge in found}
 
 
@@ -131,9 +137,13 @@ def what_weighting_changed(weighted_P: ArrayLike, equal_P: ArrayLike) -> dict[st
     }
 
 
-def write_asked(run: Run, asked: Sequence[str], held: Sequence[str] = ()) -> None:
-    """Write which questions the run asked, in that order, and which of them were only measured (`backflip run --again`)."""
-    run.result(SAID, {"asked": list(asked), "held": list(held)})
+def write_asked(run: Run, asked: Sequence[str], asked_at: Sequence[int], places: int, held: Sequence[str] = ()) -> None:
+    """Write which questions the run asked, in that order, for `backflip run --again`.
+
+    `asked_at`: at which place of the recipe, a round or an update, each came up first; `places`: how many there were. `held`: those
+    that were only measured.
+    """
+    run.result(SAID, {"asked": list(asked), "asked_at": list(asked_at), "places": places, "held": list(held)})
 
 
 def write_weighting(run: Run, weight: Mapping[str, float], judges: Sequence[str], changed: Mapping[str, Any]) -> None:

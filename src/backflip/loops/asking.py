@@ -37,6 +37,11 @@ class Told:
     pairs: list[Comparison] = field(default_factory=list[Comparison])
     counts: dict[str, int] = field(default_factory=lambda: {"judgements": 0, "unanswered": 0, "ties": 0})
 
+    @property
+    def taught(self) -> list[Judgement]:
+        """The answers that say something: whoever could not tell taught nothing."""
+        return [one for one in self.answers if one.answer is not None]
+
 
 def ask(parts: Parts, before: Told, config: Settings, now: Training, run: Run) -> Told:
     """Put this round's questions to the overseer, and return what is known after it; logs the phase `ask`.
@@ -47,14 +52,16 @@ def ask(parts: Parts, before: Told, config: Settings, now: Training, run: Run) -
     at, new = now.at, next_questions(parts, config, now, run)
     # a policy that repeats itself makes the same question twice: it is asked, and counts, once
     questions = list({query.id: query for query in [*before.questions, *new]}.values())
-    answers, _ = gather(parts.overseer, questions, config, run)
-    weight = person_weights(run.store, [one.judge for one in answers]) if config.weigh_people else {}
+    answers = gather(parts.overseer, questions, config, run)
+    judges = {one.judge for one in answers}
+    weight = person_weights(run.store, judges, parts.overseer) if config.weigh_people else {}
     pairs, counts = comparisons(questions, answers, weight)
     run.log(at.round, "ask", **{name: float(value) for name, value in counts.items()})
     if not pairs:
         raise DataError(
             "nobody answered a single question, so there is nothing to fit; ask more, or wait longer (--wait-seconds)"
         )
+    at.asked_at += [at.round] * (len(questions) - len(at.asked))
     at.asked, at.heard = [query.id for query in questions], [judgement_id(one) for one in answers]
     at.weights = weight
     return Told(questions, answers, weight, pairs, counts)
@@ -76,10 +83,10 @@ def close(
     """Write down what was asked and what taught the policy, and return what came of it."""
     at = now.at
     if reward is None and told.answers:  # taught by the judgements themselves, by way of no reward model
-        at.rewards = [Lineage(run.store).add_reward(run.id, "judgements", told.answers, time.time())]
+        at.rewards = [Lineage(run.store).add_reward(run.id, "judgements", told.taught, time.time())]
     Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
     run.store.expire(at.asked)  # what is still open would teach nothing any more
-    write_asked(run, at.asked)
+    write_asked(run, at.asked, at.asked_at, config.rounds)
     return Trained(
         policy=now.used,
         reward=reward,
@@ -95,7 +102,7 @@ def close(
 
 
 def next_questions(parts: Parts, config: Settings, now: Training, run: Run) -> list[Query]:
-    """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return the questions asked there.
+    """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return what was asked there up to this round.
 
     It samples all the same: which prompts come next, and so what updates see, depends on it.
     """
@@ -105,10 +112,7 @@ def next_questions(parts: Parts, config: Settings, now: Training, run: Run) -> l
         rows = now.counted(parts.world.collect(now.used, 2 * asked, stream(config.seed, "sample", number)))
         new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
         bar.advance(2 * asked)
-    if not isinstance(parts.overseer, RecordedOverseer):
-        return new
-    told, rounds = parts.overseer.questions, config.rounds
-    return told[len(told) * number // rounds : len(told) * (number + 1) // rounds]
+    return parts.overseer.come_up(number, config.rounds) if isinstance(parts.overseer, RecordedOverseer) else new
 
 
 def pair_up(items: Sequence[Item], question: str, rng: np.random.Generator) -> list[Query]:

@@ -188,6 +188,10 @@ class Position:
     """Ids of the judgements that were taken, in that order."""
     unanswered: int = 0
     ties: int = 0
+    weight: dict[str, float] = field(default_factory=dict[str, float])
+    """What each person's answers weigh in the fit; empty while all weigh the same."""
+    weighed_at: int = 0
+    """How many answers there were when people were weighed last."""
 
 
 def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
@@ -224,7 +228,7 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
                 fresh = heard.take(parts.overseer, config.wait_seconds, at, run)
             else:
                 fresh = 0
-            inside, held = heard.apart(at, run) if fresh else ([], [])
+            inside, held = heard.apart(parts.overseer, at, run) if fresh else ([], [])
             if inside:  # the first answers to come may all be to questions that are only measured
                 with threads(many):
                     stats = fit(world, inside, held, stream(config.seed, "fit", at.update))
@@ -252,11 +256,11 @@ def train(parts: ControlParts, config: ControlLoopConfig, run: Run) -> Position:
                 _save(parts, at, optimizer, fit, run)
     if heard.taught:
         heard.remember(at, run)
-        if heard.weight:
+        if at.weight:
             heard.write_weighting(untaught, world, config, at, run)
     if at.asked:
         run.store.expire(at.asked)  # what is still open would teach nothing any more
-        write_asked(run, at.asked, at.held)
+        write_asked(run, at.asked, at.asked_at, config.updates, at.held)
     return at
 
 

@@ -10,16 +10,17 @@ Shapes: B rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backflip.data import Episodes
+from backflip.data import Episodes, Query
 from backflip.loops.parts import stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.rewards.queries import Asking, choose, choose_single, labels_due
-from backflip.run_folder import append_lines
+from backflip.run_folder import append_lines, cut_to
 from backflip.run_record import read_lines
 
 if TYPE_CHECKING:
@@ -43,10 +44,15 @@ class Put:
 
 
 def put_before(run: Run) -> list[Put]:
-    """Return what this run asked before it was killed, in that order."""
-    faults: list[str] = []
-    found = {str(row["id"]): row for row in read_lines(run.path / ASKED, faults)}
-    return [Put(key, int(row["update"]), bool(row["held"])) for key, row in found.items()]
+    """Return what this run asked before it was killed, in that order, without what was written down and had not reached the store."""
+    path, faults = run.path / ASKED, list[str]()
+    if path.is_file():  # a line that a power cut left half written would spoil the next one
+        cut_to(path, path.read_bytes().rfind(b"\n") + 1)
+    found = {str(row["id"]): row for row in read_lines(path, faults)}
+    for fault in faults:
+        run.note(f"{fault}; answers to its question are not learned from")
+    stored = run.store.states(found)
+    return [Put(key, int(row["update"]), bool(row["held"])) for key, row in found.items() if key in stored]
 
 
 def adopt(earlier: list[Put], at: Position) -> None:
@@ -74,8 +80,9 @@ def ask(
     due = labels_due(at.update * per_update, config.steps, config.comparisons, first, config.schedule_steps)
     last = at.update + 1 >= config.updates
     if isinstance(parts.overseer, RecordedOverseer):
-        if last:  # what was answered late, or after its time, teaches too
-            _take_recorded(parts.overseer, at, len(parts.overseer.questions))
+        if last or parts.overseer.places == config.updates:  # at last all: what was answered late teaches too
+            everything, then = parts.overseer.questions, parts.overseer.come_up(at.update, config.updates)
+            _take_recorded(at, parts.overseer.held, everything if last else then)
             return
     else:
         adopt(earlier, at)
@@ -84,8 +91,8 @@ def ask(
     count = (config.comparisons if last else due) - open_or_told
     if count < (1 if last or not at.asked else min(config.ask_at_once, config.comparisons - open_or_told)) or count < 1:
         return
-    if isinstance(parts.overseer, RecordedOverseer):  # as many as were asked at this place, and the same ones
-        _take_recorded(parts.overseer, at, len(at.asked) + count)
+    if isinstance(parts.overseer, RecordedOverseer):  # it had another number of updates: as many as are due now
+        _take_recorded(at, parts.overseer.held, parts.overseer.questions[: len(at.asked) + count])
         return
     reward = parts.reward if fitted else None
     held_so_far = len(set(at.held) - set(at.expired))
@@ -116,11 +123,12 @@ def ask(
         at.held = [*at.held, *(query.id for query in queries)] if what == "hold out" else at.held
 
 
-def _take_recorded(overseer: RecordedOverseer, at: Position, count: int) -> None:
-    """Let the first `count` questions of an earlier run be those that were asked."""
-    at.asked = [query.id for query in overseer.questions[:count]]
-    at.asked_at = [at.update] * len(at.asked)
-    at.held = [query for query in at.asked if query in overseer.held]
+def _take_recorded(at: Position, held: Collection[str], told: Sequence[Query]) -> None:
+    """Let these questions of an earlier run be those that were asked so far."""
+    when = dict(zip(at.asked, at.asked_at, strict=True))
+    at.asked = [query.id for query in told]
+    at.asked_at = [when.get(query, at.update) for query in at.asked]
+    at.held = [query for query in at.asked if query in held]
 
 
 def withdraw(config: ControlLoopConfig, at: Position, run: Run) -> None:
@@ -137,7 +145,7 @@ def withdraw(config: ControlLoopConfig, at: Position, run: Run) -> None:
         if at.update - when >= config.stale_updates and query not in gone
     ]
     states = run.store.states(old)
-    stale = [query for query in old if states.get(query) == "open"]
+    stale = [query for query in old if states.get(query) in ("open", "expired")]  # expired: withdrawn before a kill
     if stale:
         run.store.expire(stale)
         at.expired = [*at.expired, *stale]

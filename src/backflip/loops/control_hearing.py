@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from backflip.data import Judgement
 from backflip.loops.answers import (
-    answers_each,
+    awaited,
     person_weights,
     take_in,
     weighed,
@@ -62,19 +62,15 @@ class Heard:
     """The judgements of each question that count."""
     taught: dict[str, Taught] = field(default_factory=dict[str, Taught])
     """Those that were taken and can be learned from, by the judgement's id, in the order of taking."""
-    weight: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What each person's answers weigh."""
-    weighed_at: int = 0
 
     def take(self, overseer: Overseer, wait_seconds: float, at: Position, run: Run) -> int:
         """Take the answers that have come, in the order of asking; return how many of them can be learned from."""
         known = set(at.heard)
         end = time.monotonic() + (0.0 if isinstance(overseer, RecordedOverseer) else wait_seconds)
         self._listen(overseer, 0.0)
-        awaited = set(at.asked) - set(at.expired)
-        each = answers_each(overseer)
-        while (left := end - time.monotonic()) > 0 and any(len(self.answers.get(one, ())) < each for one in awaited):
-            self._listen(overseer, left)
+        waited_for = set(at.asked) - set(at.expired)
+        while (left := end - time.monotonic()) > 0 and awaited(overseer, waited_for, self.answers):
+            self._listen(overseer, min(1.0, left))
             if getattr(overseer, "stopped", False):
                 break
         if getattr(overseer, "stopped", False):  # the person went away: what is open stays in the store
@@ -91,21 +87,19 @@ class Heard:
         told = run.store.judgements_by_id(at.heard)
         self._join({key: told[key] for key in at.heard}, run)
 
-    def apart(self, at: Position, run: Run) -> tuple[list[Answer], list[Answer]]:
+    def apart(self, overseer: Overseer, at: Position, run: Run) -> tuple[list[Answer], list[Answer]]:
         """Return what is learned from, and what is only measured, each answer with its judge's weight."""
-        if self.weigh_people and len(self.taught) >= GROWN * self.weighed_at:
-            self.weight = person_weights(run.store, {one.judge for one in self.taught.values()})
-            self.weighed_at = len(self.taught)
-        return self._parts(at, self.weight)
+        if self.weigh_people and len(self.taught) >= GROWN * at.weighed_at:
+            at.weight = person_weights(run.store, {one.judge for one in self.taught.values()}, overseer)
+            at.weighed_at = len(self.taught)
+        return self._parts(at, at.weight)
 
     def remember(self, at: Position, run: Run) -> None:
         """Record which judgements taught the last reward, and through it the policy."""
         held = set(at.held)
-        told = run.store.judgements_by_id(at.heard)
+        taught = [key for key, one in self.taught.items() if one.query not in held]
         lineage = Lineage(run.store)
-        made = lineage.add_reward(
-            run.id, "reward", [one for one in told.values() if one.query_id not in held], time.time()
-        )
+        made = lineage.add_reward(run.id, "reward", run.store.judgements_by_id(taught).values(), time.time())
         lineage.add_policy(run.id, f"policy-{at.update}", [made], time.time())
 
     def write_weighting(
@@ -114,7 +108,7 @@ class Heard:
         """Fit two fresh rewards, alike but for the weights, and write how they differ on all comparisons."""
         found: dict[str, float] = {}
         deltas = list[NDArray[np.float32]]()
-        for name, weight in (("weighted", self.weight), ("equal", dict[str, float]())):
+        for name, weight in (("weighted", at.weight), ("equal", dict[str, float]())):
             inside, held = self._parts(at, weight)
             if not inside or not all(isinstance(one, Comparison) for one in inside):
                 return
@@ -126,7 +120,7 @@ class Heard:
             score_R = reward.raw_MBT(rows.episodes).detach().mean(0).sum(-1)
             deltas.append((score_R[rows.first_B] - score_R[rows.second_B]).numpy())
         judges = [one.judge for one in self.taught.values()]
-        write_weighting(run, self.weight, judges, found | what_weighting_changed(*deltas))
+        write_weighting(run, at.weight, judges, found | what_weighting_changed(*deltas))
 
     def _parts(self, at: Position, weight: Mapping[str, float]) -> tuple[list[Answer], list[Answer]]:
         held = set(at.held)

@@ -60,7 +60,7 @@ def learn_reward(parts: Parts, told: Told, config: RewardSettings, now: Training
         changed = weighting_changed(parts, equal_pairs, reward, at.fits, config, run)
         write_weighting(run, told.weight, [one.judge for one in told.answers if one.answer is not None], changed)
     run.checkpoint("reward_model", number, lambda folder: reward.save(folder, now.policy.tokenizer))
-    made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", told.answers, time.time())
+    made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", told.taught, time.time())
     at.rewards = [*at.rewards, made]
     return reward
 

@@ -94,6 +94,8 @@ class Position:
     update: int = 0
     asked: list[str] = field(default_factory=list[str])
     """Ids of the questions so far: the store may hold those of other runs too."""
+    asked_at: list[int] = field(default_factory=list[int])
+    """In which round each of them was asked first."""
     heard: list[str] = field(default_factory=list[str])
     """Ids of the judgements that were learned from last, in the order of the questions."""
     weights: dict[str, float] = field(default_factory=dict[str, float])

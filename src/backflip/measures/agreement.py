@@ -8,6 +8,7 @@ Shapes: N comparisons.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +37,21 @@ def accuracy(delta_N: ArrayLike, share_N: ArrayLike, groups: ArrayLike | None = 
     if groups is None:
         return wilson(float(right.sum()), len(right))
     return share_interval(right, np.asarray(groups).ravel()[decisive])
+
+
+def set_aside(fits: Sequence[Mapping[str, float]]) -> Estimate | None:
+    """Return how often reward models order the comparisons that they set aside from their own fit as those were answered.
+
+    `fits` are the statistics of each member's fit. Members set different comparisons aside, which may overlap: the mean of their
+    accuracies, the n of one. Comparisons of one prompt are not independent: no more than its prompts count. None where nothing decisive
+    was set aside.
+    """
+    held = [fit for fit in fits if "held_out_accuracy" in fit]
+    if not held:
+        return None
+    right = sum(fit["held_out_accuracy"] for fit in held) / len(held)
+    number = int(min(held[0]["held_out_n"], held[0]["held_out_prompts"]))
+    return wilson(right * number, number)
 
 
 def ceiling(probability_N: ArrayLike, groups: ArrayLike | None = None) -> Estimate:

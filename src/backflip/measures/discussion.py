@@ -15,7 +15,7 @@ import numpy as np
 
 from backflip.data import Estimate
 from backflip.measures.judges import ENOUGH, Said, agreement, alpha
-from backflip.measures.stats import share_interval
+from backflip.measures.stats import share_difference, share_interval
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ def talk(before: Sequence[Said], after: Sequence[Said], rng: np.random.Generator
         [one for one in each if one.pair in kept and (one.pair, one.judge) in both] for each in (before, after)
     )
     was, now = _shares(early), _shares(late)
-    return Talk(len(kept), was, now, _gain(was, now), *alpha(early, rng), *alpha(late, rng))
+    # The spread of the differences alone would leave no width where two people talk: all of their pairs begin at 0.
+    gain = None if was is None or now is None else share_difference(now, was, len(kept))
+    return Talk(len(kept), was, now, gain, *alpha(early, rng), *alpha(late, rng))
 
 
 def _shares(said: Sequence[Said]) -> Estimate | None:
@@ -56,14 +58,3 @@ def _shares(said: Sequence[Said]) -> Estimate | None:
     if len(choices) < ENOUGH:
         return None
     return share_interval([np.mean([agreement(a, b) for a, b in combinations(each, 2)]) for each in choices.values()])
-
-
-def _gain(was: Estimate | None, now: Estimate | None) -> Estimate | None:
-    """Return the difference, its interval as if the two did not hang together: where two people talk, all begin at 0, and the spread
-    of the differences alone would leave no width."""
-    if was is None or now is None:
-        return None
-    gap = now.value - was.value
-    low = gap - float(np.hypot(now.value - now.low, was.high - was.value))
-    high = gap + float(np.hypot(now.high - now.value, was.value - was.low))
-    return Estimate(gap, max(-1.0, low), min(1.0, high), now.n)

@@ -18,7 +18,7 @@ from backflip.data import Episodes, Estimate, Item
 from backflip.errors import DataError
 from backflip.measures.clip_truth import ClipTruth
 from backflip.measures.control_truth import Step, gymnasium_reward
-from backflip.measures.stats import share_interval
+from backflip.measures.stats import pair_share_interval
 from backflip.protocols import RewardModel
 from backflip.worlds.control import ControlWorld, cut
 from backflip.worlds.gym_batch import Replays, check_same
@@ -92,7 +92,8 @@ def pair_accuracy(
 ) -> Estimate | None:
     """Return on which share of random pairs of clips from `rows` the reward prefers the one that the truth does.
 
-    A tie of the truth is no pair; None where all are ties.
+    A tie of the truth is no pair; None where all are ties. `rows` are whole episodes; clips of one episode are alike, so the interval
+    rests on episodes, and n counts those that are in some pair.
     """
     clips = cut(rows, clip_steps, 2 * pairs, rng)
     learned_N = reward(clips).sum(1).double().numpy().reshape(pairs, 2)
@@ -101,4 +102,6 @@ def pair_accuracy(
     decisive_N = gap_N != 0
     if not decisive_N.any():
         return None
-    return share_interval(((1 + np.sign(gap_N) * np.sign(found_N)) / 2)[decisive_N])
+    episode_N2 = clips.group_B.numpy().reshape(pairs, 2)[decisive_N]
+    right_N = ((1 + np.sign(gap_N) * np.sign(found_N)) / 2)[decisive_N]
+    return pair_share_interval(right_N, episode_N2[:, 0], episode_N2[:, 1])

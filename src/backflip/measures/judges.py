@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backflip.data import Estimate
-from backflip.measures.stats import share_interval, wilson
+from backflip.measures.stats import share_difference, share_interval, wilson
 
 ENOUGH = 10
 """Judgements below which nothing is said of them."""
@@ -226,9 +226,7 @@ def _drift(scored: Sequence[float]) -> Estimate | None:
     if half < ENOUGH:
         return None
     early, late = (share_interval(np.array(part)) for part in (scored[:half], scored[half:]))
-    gap = late.value - early.value
-    wide = float(np.hypot(late.high - late.value, early.high - early.value))
-    return Estimate(gap, gap - wide, gap + wide, len(scored))
+    return share_difference(late, early, len(scored))
 
 
 def _median(values: Sequence[float], rng: np.random.Generator) -> Estimate | None:

@@ -5,6 +5,8 @@ The page of qualities and the fit of a reward read the same numbers here. Left o
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from backflip.measures.judges import Said, noise, weights
 from backflip.store import Store
 from backflip.store.judged import Judged, judged_by_people
@@ -30,6 +32,7 @@ def said_of(one: Judged) -> Said:
     )
 
 
-def weights_of_people(store: Store) -> dict[str, float]:
-    """Return what everybody's answers weigh in a fit, from all that people said in this store by themselves."""
-    return weights(noise([said_of(one) for one in judged_by_people(store) if one.judgement.answer is not None]))
+def weights_of_people(store: Store, without: Collection[str] = ()) -> dict[str, float]:
+    """Return what everybody's answers weigh in a fit, from all that people said in this store by themselves, but those in `without`."""
+    told = [one for one in judged_by_people(store) if one.judgement.judge not in without]
+    return weights(noise([said_of(one) for one in told if one.judgement.answer is not None]))

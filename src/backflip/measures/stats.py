@@ -3,13 +3,14 @@
 Intervals are 95 % and two-sided. The unit of independence is the caller's to say: rows that share a prompt are one
 group, and a bootstrap draws groups. Left out: anything that knows what is being measured.
 
-Shapes: N numbers, G groups.
+Shapes: N numbers or pairs, G groups.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -21,6 +22,8 @@ from backflip.errors import DataError
 
 Z_95 = float(scipy_stats.norm.ppf(0.975))
 EXACT_PERMUTATIONS = 20_000
+ROUNDING = 1e-6
+"""By how much a share that is a sum of single precision may pass 0 and 1."""
 
 
 def finite(values: ArrayLike, what: str = "values") -> NDArray[np.float64]:
@@ -97,15 +100,58 @@ def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estima
     Where all are 0 or all are 1 the interval is Wilson's over groups: 20 right of 20 do not prove that all are.
 
     Raises:
-        DataError: a value lies outside [0, 1].
+        DataError: a value lies outside [0, 1] by more than rounding explains.
     """
     value_N = finite(values)
-    if value_N.min() < 0 or value_N.max() > 1:
+    if value_N.min() < -ROUNDING or value_N.max() > 1 + ROUNDING:
         raise DataError(f"outcomes from {value_N.min()} to {value_N.max()}; expected shares in [0, 1]")
+    value_N = value_N.clip(0, 1)
     found = mean_interval(value_N, groups)
     if found.value in (0.0, 1.0):
         return wilson(found.value * found.n, found.n)
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
+
+
+def pair_share_interval(values: ArrayLike, first: ArrayLike, second: ArrayLike) -> Estimate:
+    """Average outcomes in [0, 1] of pairs, where the units that the two sides come from occur in other pairs too; n counts units.
+
+    `first`, `second`: which unit each side of a pair is from. Pairs with a unit in common are not independent: the standard error sums
+    over all such pairs of pairs (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015), and is never less than if all were
+    independent. Where all are 0 or all are 1 the interval is Wilson's over as many pairs as could have no unit in common.
+
+    Raises:
+        DataError: a value lies outside [0, 1], or a unit is given for another number of pairs.
+    """
+    value_N = finite(values)
+    count = len(value_N)
+    found = share_interval(value_N)
+    unit_N2 = groups_of(np.concatenate([np.ravel(np.asarray(each)) for each in (first, second)]), 2 * count)
+    unit_N2 = np.sort(unit_N2.reshape(2, count).T, axis=1)
+    units = int(unit_N2.max()) + 1
+    if found.value in (0.0, 1.0):
+        return replace(wilson(found.value * max(1, units // 2), max(1, units // 2)), n=units)
+    if min(units, count) == 1:
+        return Estimate(found.value, 0.0, 1.0, units)
+    gap_N = value_N - found.value
+    across_N = np.flatnonzero(unit_N2[:, 0] != unit_N2[:, 1])
+    shared = np.bincount(unit_N2[:, 0], weights=gap_N, minlength=units)
+    shared += np.bincount(unit_N2[across_N, 1], weights=gap_N[across_N], minlength=units)
+    twice = np.bincount(unit_N2[across_N] @ np.array([units, 1]), weights=gap_N[across_N])  # both units in common
+    together = float(shared @ shared - twice @ twice) * units / (units - 1)
+    alone = float(gap_N @ gap_N) * count / (count - 1)
+    reach = float(scipy_stats.t.ppf(0.975, units - 1)) * math.sqrt(max(together, alone)) / count
+    return Estimate(found.value, max(0.0, found.value - reach), min(1.0, found.value + reach), units)
+
+
+def share_difference(after: Estimate, before: Estimate, n: int) -> Estimate:
+    """Return one share less another, its interval put together from theirs (Newcombe 1998, method 10), as of two that do not hang together.
+
+    `n`: how many units the difference rests on.
+    """
+    gap = after.value - before.value
+    low = gap - math.hypot(after.value - after.low, before.high - before.value)
+    high = gap + math.hypot(after.high - after.value, before.value - before.low)
+    return Estimate(gap, max(-1.0, low), min(1.0, high), n)
 
 
 def wilson(successes: float, n: int) -> Estimate:

@@ -15,6 +15,7 @@ from backflip.data import Item, Judgement, Query
 from backflip.errors import ConfigError
 from backflip.overseers.shown import require_pair
 from backflip.store import Store
+from backflip.store.desk import ADJUDICATE
 from backflip.store.records import UNDONE
 from backflip.store.study import StudyBook
 
@@ -42,6 +43,15 @@ class PeopleOverseer:
     def answers_each(self) -> int:
         """How many people judge each question."""
         return self._book.settings().overlap
+
+    def asked_of_nobody_new(self) -> set[str]:
+        """Return the ids of the questions that are talked about because people disagreed: they get no further answer of the study."""
+        found, after = set[str](), 0
+        while True:
+            part, after = self._store.queries(after=after, purpose=ADJUDICATE)
+            if not part:
+                return found
+            found |= {query.id for query in part}
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Film what must be filmed, and put the queries where people find them.
@@ -83,7 +93,8 @@ class PeopleOverseer:
         found: list[Judgement] = []
         cursor = since
         for seq, key, one in events:
-            open_still = last[one.judge] == seq and 0 <= now - one.created < undo_seconds and one.note != UNDONE
+            # made a little later than it is now: the other machine's clock is ahead
+            open_still = last[one.judge] == seq and abs(now - one.created) < undo_seconds and one.note != UNDONE
             if open_still:
                 break
             cursor = seq

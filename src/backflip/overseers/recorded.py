@@ -5,12 +5,12 @@ Its questions take the place of new ones, and nobody is asked. Left out: making 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
-from backflip.run_again import read_again
+from backflip.run_again import Again, read_again
 from backflip.store import Store
 from backflip.store.desk import standing
 
@@ -18,15 +18,24 @@ from backflip.store.desk import standing
 class RecordedOverseer:
     """Says what is in the store, and nothing more."""
 
-    def __init__(
-        self, store: Store, questions: Sequence[Query], held: Collection[str] = (), without: Collection[str] = ()
-    ) -> None:
-        """Answer `questions`, in the order in which they were asked, from `store`; those whose ids are in `held` were only measured.
+    def __init__(self, store: Store, questions: Sequence[Query], again: Again) -> None:
+        """Answer `questions`, in the order in which they were asked, from `store`.
 
-        Judges in `without` are not heard, though a store that is shared with other runs has their judgements.
+        Judges that `again` leaves out are not heard, though a store that is shared with other runs has their judgements.
         """
-        self._store = store
-        self.questions, self.held, self.without = list(questions), frozenset(held), frozenset(without)
+        self._store, self._again = store, again
+        self.questions, self.held, self.without = list(questions), frozenset(again.held), frozenset(again.without)
+
+    @property
+    def places(self) -> int:
+        """How many places of the recipe, rounds or updates, the earlier run had at which questions come up."""
+        return self._again.places
+
+    def come_up(self, place: int, places: int) -> list[Query]:
+        """Return what had been asked by this place of `places`, it among them; shared evenly where the earlier run had another number."""
+        if places != self.places:
+            return self.questions[: len(self.questions) * (place + 1) // places]
+        return [query for query, when in zip(self.questions, self._again.asked_at, strict=True) if when <= place]
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Do nothing: what can be answered is answered."""
@@ -53,4 +62,4 @@ def recorded(folder: Path, store: Store) -> RecordedOverseer | None:
             f"{folder} holds {len(questions):,} of {len(set(again.asked)):,} questions and {told:,} of {again.judgements:,} judgements: it "
             f"was stopped while they were copied; start it anew with --again {again.path}"
         )
-    return RecordedOverseer(store, [questions[one] for one in again.asked], again.held, again.without)
+    return RecordedOverseer(store, [questions[one] for one in again.asked], again)

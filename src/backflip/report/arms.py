@@ -34,13 +34,16 @@ def runs_within(run: Path) -> list[Evidence]:
     return sorted(found, key=lambda one: (one.path.parent.name, one.record.seed or 0))
 
 
-def arms_section(run: Path, within: Sequence[Evidence]) -> Section | None:
-    """Return the arms side by side, each number with its spread over seeds, and every run with its page; None without arms."""
+def arms_section(run: Path, within: Sequence[Evidence], measures: Sequence[str] = ()) -> Section | None:
+    """Return the arms side by side, each number with its spread over seeds, and every run with its page; None without arms.
+
+    `measures` are those of a sweep, which draws its figures itself (`sweep.py`).
+    """
     if not within:
         return None
     done = [one for one in within if one.record.status == "done"]
-    shared = [name for name in SHOWN if any(name in one.estimates for one in done)]
-    figures = tuple(_over_seeds(name, done) for name in shared)
+    shared = [name for name in measures or SHOWN if any(name in one.estimates for one in done)]
+    figures = () if measures else tuple(_over_seeds(name, done) for name in shared)
     rows = tuple(
         (
             Cell(

@@ -18,18 +18,10 @@ from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot
 from backflip.report.render import Page, Section, explorer_data, sample_data
 from backflip.report.tables import Cell, Table, cell, flat
 from backflip.report.wording import show, show_gap, show_interval, wording
+from backflip.run_record import names_of
 
 MAX_SAMPLE_COLUMNS = 6
 """Runs whose answers are shown side by side; more would be too narrow to read."""
-
-
-def labels(found: Sequence[Evidence]) -> list[str]:
-    """Name each run by its folder, with the parent's name where two folders are called the same."""
-    names = [one.name for one in found]
-    return [
-        name if names.count(name) == 1 else f"{one.path.parent.name}/{name}"
-        for name, one in zip(names, found, strict=True)
-    ]
 
 
 def gathered_estimates(evidence: Evidence, own: str = "") -> dict[str, Estimate]:
@@ -61,7 +53,7 @@ def differing(found: Sequence[Evidence]) -> dict[str, list[str]]:
 
 def comparison(found: Sequence[Evidence]) -> Page:
     """Compose the page that compares two or more runs."""
-    names = labels(found)
+    names = names_of([one.path for one in found])
     own = "" if len({one.method for one in found}) == 1 else "policy_"
     estimates = [gathered_estimates(one, own) for one in found]
     different = differing(found)

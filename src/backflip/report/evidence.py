@@ -52,6 +52,8 @@ class RewardModelResult:
     """How well the reward model stands in for the overseer, and what trivial models reach."""
 
     accuracy: Estimate | None = None
+    judge: str = "the overseer"
+    """Whose choices accuracy and calibration are held against: where people judged, nobody is asked again for it."""
     ceiling: Estimate | None = None
     ece: Estimate | None = None
     ece_of_chance: float | None = None
@@ -293,6 +295,7 @@ def _reward_model(value: object, faults: list[str]) -> RewardModelResult | None:
             bins.append(Bin(predicted, observed, int(n)))
     return RewardModelResult(
         accuracy=estimate(found.get("accuracy")),
+        judge="the gold judge" if found.get("judge") == "the gold judge" else "the overseer",
         ceiling=estimate(found.get("ceiling")),
         ece=estimate(found.get("ece")),
         ece_of_chance=number(found.get("ece_of_chance")),

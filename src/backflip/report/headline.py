@@ -234,9 +234,14 @@ def _reward_model(evidence: Evidence) -> Finding | None:
     result = evidence.reward_model
     if result is None or result.accuracy is None:
         return None
+    own = evidence.estimates.get("reward_model_held_out_accuracy")
     said = (
-        f"It agrees with the overseer on {show(result.accuracy.value, 'share')} of {result.accuracy.n:,} held-out pairs"
+        ""
+        if own is None
+        else f"Of {own.n:,} answers that it was not fitted to it gives {show(own.value, 'share')} ({show_interval(own, 'share')}) as "
+        "those who judged did. "
     )
+    said += f"It agrees with {result.judge} on {show(result.accuracy.value, 'share')} of {result.accuracy.n:,} held-out pairs"
     said += f", where {show(result.ceiling.value, 'share')} is the most that is possible" if result.ceiling else ""
     if not result.baselines:
         return Finding("unmeasured", "the reward model was not compared with null baselines", f"{said}.")
@@ -259,7 +264,7 @@ def _calibration(evidence: Evidence) -> Finding | None:
     result = evidence.reward_model
     if result is None or result.ece is None:
         return None
-    said = f"Its probabilities miss the overseer's choices by {show(result.ece.value, 'share')} on average (ECE)"
+    said = f"Its probabilities miss {result.judge}'s choices by {show(result.ece.value, 'share')} on average (ECE)"
     chance = result.ece_of_chance
     said += f"; a perfect model would show {show(chance, 'share')} by luck." if chance is not None else "."
     if result.ece.low > (0.1 if chance is None else chance):

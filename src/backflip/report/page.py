@@ -18,11 +18,13 @@ from backflip.report.arms import PAGE, arms_section, runs_within
 from backflip.report.compare import comparison
 from backflip.report.curves import read_lines
 from backflip.report.evidence import Evidence, estimate, gather, number
+from backflip.report.head_to_head import RESULT, head_to_head_page
 from backflip.report.headline import findings, outcome, status_sentence, verdict
 from backflip.report.marks import Axis, Dot, Dots, Lines
 from backflip.report.people import again_section, weighting_section
 from backflip.report.render import Page, Section, Video, explorer_data, sample_data, write_page
 from backflip.report.reward import fit_figures, reward_model_figures
+from backflip.report.sweep import sweep_measures, sweep_section
 from backflip.report.tables import Cell, Table, cell, flat_table, unit_words
 from backflip.report.wording import duration, show, wording
 
@@ -48,6 +50,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         raise ConfigError(f"run {min(repeated)} is given more than once; expected different runs to compare")
     if len(found) > 1:
         return write_page(comparison(found), out or found[0].path.parent / "comparison.html")
+    if isinstance(found[0].record.results.get(RESULT), Mapping):
+        return write_page(head_to_head_page(found[0]), out or found[0].path / PAGE)
     within = runs_within(found[0].path)
     for arm in within:
         write_page(run_page(arm), arm.path / PAGE)
@@ -108,8 +112,9 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     spread = ("distinct2", "repetition", "entropy_nats", "length_tokens")
     dots = draw.table_figures(evidence)
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
+    yield sweep_section(evidence.record.results)
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
-    yield arms_section(evidence.path, within)
+    yield arms_section(evidence.path, within, sweep_measures(evidence.record.results))
     yield again_section(evidence)
     if own:
         intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
@@ -190,7 +195,13 @@ def _results(evidence: Evidence, dots: tuple[Dots, ...]) -> Section:
     if evidence.estimates:
         listed = tuple((Cell(wording(name).label), cell(one, name)) for name, one in evidence.estimates.items())
         name = f"All {len(listed)} estimates of summary.json"
-        tables.append(Table(("Estimate", "value"), listed, folded=name if evidence.table else ""))
+        tables.append(
+            Table(
+                ("Estimate", "value"),
+                listed,
+                folded=name if evidence.table or "arms" in evidence.record.results else "",
+            )
+        )
     intro = "" if tables else "This run has not written a result table or an estimate."
     return Section("results", "Results", intro, dots, tables=tuple(tables))
 

@@ -43,8 +43,8 @@ def _changed(held: Mapping[str, Any]) -> str:
     known = {name: number(held.get(name)) for name in ("correlation", "turned", "comparisons")}
     weighted, equal = (number(held.get(f"held_out_accuracy_{name}")) for name in ("weighted", "equal"))
     said = (
-        "People weigh by how often they agree with known answers and with each other; nobody is dropped. The reward was fitted a second "
-        "time with everybody weighing the same."
+        "People weigh by how often they agree with known answers and with each other; nobody is dropped. Two rewards were "
+        "fitted to the same answers, alike but for the weights."
     )
     if None not in known.values():
         said += (

@@ -85,10 +85,10 @@ def reward_model_figures(evidence: Evidence) -> list[Figure]:
             Lines(
                 "calibration",
                 "Calibration on held-out pairs",
-                "Where the model says 80 %, the overseer should have chosen that answer in 80 % of pairs. "
+                f"Where the model says 80 %, {result.judge} should have chosen that answer in 80 % of pairs. "
                 "Below the diagonal on the right: too sure of itself.",
                 Axis("Probability the reward model gives", "share", start, 1.0),
-                Axis("Share the overseer chose", "share", foot, 1.0),
+                Axis(f"Share {result.judge} chose", "share", foot, 1.0),
                 (
                     Series(
                         "Reward model", "ppo", tuple(held.predicted for held in result.bins),
@@ -108,7 +108,7 @@ def reward_model_figures(evidence: Evidence) -> list[Figure]:
         figures.append(
             Dots(
                 "reward-agreement",
-                "Agreement with the overseer on held-out pairs",
+                f"Agreement with {result.judge} on held-out pairs",
                 _agreement_meaning(bool(result.ceiling), result.baselines),
                 Axis("Agreement", "share"),
                 tuple(rows),

@@ -134,6 +134,9 @@ METRICS = {
     "ppo_distinct2_ratio": Wording("PPO: distinct bigrams, relative to base", "share"),
     "ppo_entropy_nats": Wording("PPO: entropy", "nats"),
     "reward_model_accuracy": Wording("Reward model: agreement on held-out pairs", "share"),
+    "reward_model_held_out_accuracy": Wording(
+        "Reward model: agreement with its own judges on answers kept from the fit", "share"
+    ),
     "reward_model_ceiling": Wording("Ceiling of that agreement", "share"),
     "base_gold_win_rate": Wording("Base: gold win rate against itself", "share"),
     "ppo_length_ratio": Wording("PPO: answer length, relative to base", "share"),

@@ -2,8 +2,8 @@
 
 A transaction is a *read*, a *write*, or a *durable* write: on SQLite a write takes the one writer's place when it
 begins, so that nobody fails half-way for a lock, and a durable one is on the disk before it returns; on PostgreSQL
-writers of one kind queue up behind an advisory lock, so that events become visible in the order of their numbers
-and a reader's cursor misses none. Leaves out what is stored: see `store.py`.
+writers queue up behind an advisory lock, so that events become visible in the order of their numbers and a reader's
+cursor misses none (`postgres.py`). Leaves out what is stored: see `store.py`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from backflip.errors import ConfigError, DataError, MissingExtra, StoreError
-from backflip.store import schema
+from backflip.store import postgres, schema
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 """How long a write waits for another process's write."""
-_LOCK = 0x6261636B  # "back": the advisory lock under which PostgreSQL writers append
-
-_BEGIN_WRITE = text("SELECT set_config('synchronous_commit', :waits, true), pg_advisory_xact_lock(:key)")
 
 
 class Database:
@@ -78,10 +75,6 @@ class Database:
             self._engine.connect().execution_options(backflip=kind) as connection,
             connection.begin(),
         ):
-            if kind != "read" and not self.sqlite:
-                # As on SQLite, only a durable write waits for the disk; a later durable one takes it there too.
-                waits = "on" if kind == "durable" else "off"
-                connection.execute(_BEGIN_WRITE, {"key": _LOCK, "waits": waits})
             yield connection
 
     def close(self) -> None:
@@ -164,7 +157,7 @@ def address(where: str | Path) -> URL:
         ) from error
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
+    if url.get_backend_name() != "sqlite" and url.drivername != "postgresql+psycopg":
         raise ConfigError(f"a store cannot live in {url.drivername}; expected a path (SQLite) or postgresql://...")
     if url.get_backend_name() == "sqlite":
         return address(Path(url.database or ":memory:"))
@@ -183,7 +176,7 @@ def _make_folder(folder: Path) -> None:
 def _engine(url: URL, path: Path | None, mode: str) -> Engine:
     if path is None:
         try:
-            return create_engine(url, pool_pre_ping=True)
+            return postgres.engine(url)
         except (ModuleNotFoundError, NoSuchModuleError) as error:
             what = f"{url.drivername} needs a driver that is not installed"
             raise MissingExtra(f"{what}; run: pip install 'backflip[postgres]'") from error

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
-from backflip.store import records, schema
+from backflip.store import records, schema, waiting
 from backflip.store.people import Person
 from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store, insert_queries
 
-STUDY, GOLD, REPEAT, TRIAL = "study", "gold", "repeat", "trial"
+STUDY, GOLD, REPEAT, TRIAL = waiting.STUDY, "gold", "repeat", "trial"
 """What a question is before somebody for: to learn from; a silent check against a known answer; a check against themselves; to learn
 judging, counted."""
 PRACTICE, ADJUDICATE, DISCUSSED = "practice", "adjudicate", "discussed"
@@ -39,8 +39,6 @@ are those with the purpose PRACTICE (a known answer that is for practice alone) 
 
 KEPT_QUERIES, KEPT_LETTERS = 1000, 20_000
 """Questions that a desk keeps in memory, and the letters that one of them may have."""
-CLOCK_SECONDS = 3600.0
-"""How far a clock may be set back before questions that people hold are thought to be over."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,24 @@ class Told:
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How many questions a person has answered, and how many are before them, by purpose."""
+
+    done: Mapping[str, int]
+    held: Mapping[str, int]
+
+    @property
+    def came(self) -> int:
+        """How many they answered of those that come by themselves."""
+        return sum(self.done.get(purpose, 0) for purpose in QUEUE)
+
+    @property
+    def before(self) -> int:
+        """How many of those that come by themselves are before them."""
+        return sum(self.held.get(purpose, 0) for purpose in QUEUE)
+
+
 class Desk:
     """The questions of one store, as they are dealt out. Times are seconds since 1970, given by the caller."""
 
@@ -88,19 +104,7 @@ class Desk:
         Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
         with self._database.transaction("write") as connection:
-            _return_what_is_over(connection, now, hold_seconds)
-            table = schema.claims
-            mine = and_(table.c.person_id == person.id, table.c.state == "held", table.c.purpose.in_(purposes))
-            rows = connection.execute(select(table.c.query_id, table.c.purpose).where(mine).order_by(table.c.since))
-            held = {row.query_id: row.purpose for row in rows.all()[:count]}
-            if held:
-                renewed = update(table).where(mine, table.c.query_id.in_(list(held)))
-                connection.execute(renewed.values(until=now + hold_seconds))
-            for given in range(overlap - 1, -1, -1):
-                if len(held) < count:
-                    new = _waiting(connection, person, given, count - len(held))
-                    _hold(connection, person, new, STUDY, (now, now + hold_seconds))
-                    held |= dict.fromkeys(new, STUDY)
+            held = waiting.take(connection, person.id, count, overlap, (now, now + hold_seconds), purposes)
         found = self._queries(held)
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
@@ -110,7 +114,7 @@ class Desk:
             claim = _claim(connection, person, query_id)
             if claim is not None and claim["state"] != "returned":
                 return False
-            _hold(connection, person, [query_id], purpose, (now, now + hold_seconds))
+            waiting.hold(connection, person.id, [query_id], purpose, (now, now + hold_seconds))
         return True
 
     def own(self, query: Query) -> None:
@@ -185,15 +189,6 @@ class Desk:
             rows = connection.execute(wanted).mappings().all()
         return standing([records.judgement(row) for row in rows])
 
-    def held_by(self, person: Person, purposes: Sequence[str] = QUEUE) -> int:
-        """Return how many questions of these purposes are before this person."""
-        table = schema.claims
-        wanted = select(func.count()).where(
-            table.c.person_id == person.id, table.c.state == "held", table.c.purpose.in_(purposes)
-        )
-        with self._database.transaction("read") as connection:
-            return connection.execute(wanted).scalar_one()
-
     def answered_by(self, person: Person, purpose: str, limit: int) -> list[str]:
         """Return ids of questions that this person answered last, the newest first."""
         table = schema.claims
@@ -204,7 +199,7 @@ class Desk:
             return list(connection.execute(wanted.order_by(table.c.since.desc()).limit(limit)).scalars())
 
     def answer(self, person: Person, told: Told, now: float) -> bool:
-        """Record what a person said, on the disk when this returns; False where this very event was recorded before.
+        """Record what a person said, on the disk when this returns; False where this very event was recorded before, or taken back.
 
         An answer to a question that was returned meanwhile is recorded too: nobody's work is thrown away.
 
@@ -212,11 +207,17 @@ class Desk:
             DataError: the question was never given to this person, or they answered it already (in another window).
         """
         with self._database.transaction("durable") as connection:
-            claim = _claim(connection, person, told.query_id)
+            claim = (
+                connection.execute(_STANDS, {"query": told.query_id, "person": person.id, "event": told.event})
+                .mappings()
+                .first()
+            )
             if claim is None:
                 raise DataError("this question was not given to you; load the page again")
-            if connection.execute(_STATE, {"person": person.id}).scalar() == "erased":
+            if claim["standing"] == "erased":
                 raise DataError("you were erased from this study; nothing more is recorded")
+            if claim["gone"]:
+                return False
             if claim["state"] == "done":
                 if _event_of(connection, claim["judgement_id"]) == told.event:
                     return False
@@ -234,7 +235,8 @@ class Desk:
             if claim["state"] == "returned":  # it is this person's again: one more was given it
                 more = update(table).where(table.c.id == told.query_id).values(given=table.c.given + 1)
                 connection.execute(more)
-            connection.execute(_ANSWERED, {"query": told.query_id})
+            if claim["asked"] != "answered":
+                connection.execute(_ANSWERED, {"query": told.query_id})
         return True
 
     def take_back(
@@ -275,13 +277,11 @@ class Desk:
             connection.execute(update(queries).where(alone).values(state="open"))
         return self._store.query(claim["query_id"])
 
-    def counts(self, person: Person) -> dict[str, int]:
-        """Return how many questions this person has answered, by purpose."""
-        table = schema.claims
-        wanted = select(table.c.purpose, func.count().label("n")).group_by(table.c.purpose)
-        wanted = wanted.where(table.c.person_id == person.id, table.c.state == "done")
+    def tally(self, person: Person) -> Tally:
+        """Return how many questions this person has answered and holds."""
         with self._database.transaction("read") as connection:
-            return {row.purpose: row.n for row in connection.execute(wanted)}
+            rows = connection.execute(_TALLY, {"person": person.id}).all()
+        return Tally(*({row.purpose: row.n for row in rows if row.state == state} for state in ("done", "held")))
 
     def answered_between(self, person: Person, start: float, end: float) -> int:
         """Return how many questions that came by themselves this person has answered after `start`, up to `end`."""
@@ -300,53 +300,6 @@ def standing(judgements: Sequence[Judgement]) -> list[Judgement]:
     return [one for one in judgements if one.note != UNDONE and records.judgement_id(one) not in gone]
 
 
-def _waiting(connection: Connection, person: Person, given: int, count: int) -> list[str]:
-    """Return questions that `given` others have, in the order asked, and this person has not (or gave back)."""
-    queries, claims = schema.queries, schema.claims
-    had = exists().where(
-        claims.c.query_id == queries.c.id, claims.c.person_id == person.id, claims.c.state != "returned"
-    )
-    wanted = select(queries.c.id).where(
-        queries.c.purpose == STUDY,
-        queries.c.given == given,
-        queries.c.state.in_(("open", "answered") if given else ("open",)),
-        ~had,
-    )
-    return list(connection.execute(wanted.order_by(queries.c.seq).limit(count)).scalars())
-
-
-def _hold(
-    connection: Connection, person: Person, query_ids: Sequence[str], purpose: str, span: tuple[float, float]
-) -> None:
-    if not query_ids:
-        return
-    since, until = span
-    rows = [
-        {"query_id": one, "person_id": person.id, "purpose": purpose, "state": "held", "since": since, "until": until}
-        for one in query_ids
-    ]
-    claims, table = schema.claims, schema.queries
-    again = and_(claims.c.person_id == person.id, claims.c.query_id.in_(list(query_ids)), claims.c.state == "returned")
-    connection.execute(delete(claims).where(again))
-    connection.execute(insert(claims), rows)
-    connection.execute(update(table).where(table.c.id.in_(list(query_ids))).values(given=table.c.given + 1))
-
-
-def _return_what_is_over(connection: Connection, now: float, hold_seconds: float) -> None:
-    """Give back what people held for too long without answering, so that others are asked.
-
-    What would be held for much longer than anybody may hold is over too: the clock has been set back since.
-    """
-    claims, queries = schema.claims, schema.queries
-    late = or_(claims.c.until < now, claims.c.until > now + hold_seconds + CLOCK_SECONDS)
-    over = select(claims.c.query_id, claims.c.person_id).where(claims.c.state == "held", late)
-    for row in connection.execute(over).all():
-        one = and_(claims.c.query_id == row.query_id, claims.c.person_id == row.person_id)
-        connection.execute(update(claims).where(one).values(state="returned"))
-        fewer = update(queries).where(queries.c.id == row.query_id).values(given=queries.c.given - 1)
-        connection.execute(fewer)
-
-
 _CLAIM = select(schema.claims).where(
     schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person")
 )
@@ -356,7 +309,28 @@ _DONE = (
     .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
     .values(state="done", since=bindparam("now"), judgement_id=bindparam("judgement"))
 )
-_STATE = select(schema.people.c.state).where(schema.people.c.id == bindparam("person"))
+_GONE = select(schema.acts.c.seq).where(
+    schema.acts.c.person_id == bindparam("person"),
+    schema.acts.c.kind == UNDONE,
+    schema.acts.c.details["event"].as_string() == bindparam("event"),
+)
+_STANDS = (
+    select(
+        schema.claims,
+        schema.people.c.state.label("standing"),
+        schema.queries.c.state.label("asked"),
+        _GONE.exists().label("gone"),
+    )
+    .join(schema.people, schema.people.c.id == schema.claims.c.person_id)
+    .join(schema.queries, schema.queries.c.id == schema.claims.c.query_id)
+    .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
+)
+_TALLY = (
+    select(schema.claims.c.purpose, schema.claims.c.state, func.count().label("n"))
+    .where(schema.claims.c.person_id == bindparam("person"), schema.claims.c.state.in_(("done", "held")))
+    .group_by(schema.claims.c.purpose, schema.claims.c.state)
+)
+_RECORD = insert(schema.judgements).inline()
 _ANSWERED = update(schema.queries).where(schema.queries.c.id == bindparam("query")).values(state="answered")
 
 
@@ -372,7 +346,7 @@ def _set_claim(connection: Connection, person: Person, query_id: str, **values: 
 
 def _append(connection: Connection, judgement: Judgement) -> str:
     row = records.judgement_row(judgement)
-    connection.execute(insert(schema.judgements), row)
+    connection.execute(_RECORD, row)
     return row["id"]
 
 

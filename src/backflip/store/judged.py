@@ -12,10 +12,21 @@ from sqlalchemy import func, select
 
 from backflip.data import Judgement, Query, digest
 from backflip.store import schema
-from backflip.store.desk import GOLD, QUEUE, REPEAT, STUDY, TRIAL, standing
+from backflip.store.desk import ADJUDICATE, GOLD, QUEUE, REPEAT, STUDY, TRIAL, standing
 from backflip.store.people import PERSON
+from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store
 from backflip.store.study import Known, StudyBook
+
+OWN_QUESTIONS = (STUDY, ADJUDICATE)
+"""Purposes of what the study itself asked: the second one has what is asked of nobody new, since people were divided or agreed."""
+_OWN_ANSWERS = schema.judgements.join(schema.queries, schema.queries.c.id == schema.judgements.c.query_id)
+_TAKEN_BACK = schema.judgements.alias("taken_back")
+_UNDOES = _TAKEN_BACK.c.details["undoes"].as_string()
+_STANDS = (
+    schema.judgements.c.note != UNDONE,
+    schema.judgements.c.id.not_in(select(_UNDOES).where(_TAKEN_BACK.c.note == UNDONE, _UNDOES.is_not(None))),
+)
 
 
 @dataclass(frozen=True)
@@ -86,13 +97,34 @@ def judged_by_people(store: Store) -> list[Judged]:
     return [one for one in found if one.query.kind == "compare" and len(one.query.items) == 2]
 
 
-def time_spent(store: Store) -> tuple[int, float]:
-    """Return how many judgements were made, and how many seconds people spent on theirs as far as that was measured."""
-    table = schema.judgements
-    seconds = func.coalesce(func.sum(table.c.seconds).filter(table.c.judge.startswith(PERSON)), 0.0)
+def study_counts(store: Store) -> dict[str, int]:
+    """Return how many of the study's own questions are in each state, and how many of their answers stand: `judgements`, and among them
+    `could_not_judge`. Checks, exercises, repetitions and talks are askings of their own and count nowhere here."""
+    queries, table = schema.queries, schema.judgements
+    own = queries.c.purpose.in_(OWN_QUESTIONS)
+    states = select(queries.c.state, func.count().label("n")).where(own).group_by(queries.c.state)
+    answers = select(func.count().label("n"), func.count().filter(table.c.answer.is_(None)).label("blank"))
     with store.database.transaction("read") as connection:
-        row = connection.execute(select(func.count(), seconds)).one()
-    return int(row[0]), float(row[1])
+        found = dict.fromkeys(schema.STATES, 0) | {row.state: row.n for row in connection.execute(states)}
+        row = connection.execute(answers.select_from(_OWN_ANSWERS).where(own, *_STANDS)).one()
+    return found | {"judgements": row.n, "could_not_judge": row.blank}
+
+
+def study_answers(store: Store, start: float, end: float) -> int:
+    """Return how many answers to the study's own questions that stand were given in a span of time, seconds since 1970."""
+    made = schema.judgements.c.created
+    wanted = select(func.count()).select_from(_OWN_ANSWERS)
+    wanted = wanted.where(schema.queries.c.purpose.in_(OWN_QUESTIONS), made >= start, made <= end, *_STANDS)
+    with store.database.transaction("read") as connection:
+        return connection.execute(wanted).scalar_one()
+
+
+def people_seconds(store: Store) -> float:
+    """Return how many seconds people spent on whatever they judged, as far as that was measured."""
+    table = schema.judgements
+    wanted = select(func.coalesce(func.sum(table.c.seconds), 0.0)).where(table.c.judge.startswith(PERSON))
+    with store.database.transaction("read") as connection:
+        return float(connection.execute(wanted).scalar_one())
 
 
 def latest_questions(store: Store, count: int) -> list[Query]:

@@ -6,8 +6,8 @@ which hears answers to the questions that it asked, never hears them. Leaves out
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, func, select
 
@@ -15,10 +15,12 @@ from backflip.data import Judgement, Query
 from backflip.store import records, schema
 from backflip.store.desk import ADJUDICATE, DISCUSSED, KNOWN, STUDY, standing
 from backflip.store.judged import choice_of, purpose_of
-from backflip.store.people import Person
+from backflip.store.people import PERSON, People, Person
 from backflip.store.store import PAGE, Store
 from backflip.store.study import asked_again
 
+SETTLED = "settled"
+"""Act of an owner who made the answer to a question of the study known."""
 AGREED_BY = 3
 """People who all chose the same, below which nothing is said of everybody."""
 
@@ -60,6 +62,10 @@ class Opinions:
         """Return whether this person has said what they think, without having seen what others do."""
         return any(one.judge == person.judge for one in (*self.alone, *self.blind))
 
+    def without(self, judgement_ids: Collection[str]) -> Opinions:
+        """Return the same as if those of these judgements that were asked for the study had not been made."""
+        return replace(self, alone=tuple(one for one in self.alone if one.stored_id not in judgement_ids))
+
 
 def divided(store: Store) -> list[Opinions]:
     """Return the questions of the study on which people chose against each other, in the order asked."""
@@ -78,6 +84,19 @@ def opinions_of(store: Store, query_id: str) -> Opinions | None:
     """Return what people said of one comparison of the study; None where nobody chose anything."""
     found = _opinions(store, [], schema.judgements.c.query_id == query_id)
     return found[0] if found else None
+
+
+def resting_on(store: Store, judges: Collection[str]) -> set[str]:
+    """Return the ids of the known answers that are known because of these judges: that one of them settled, that came of a quarrel in which
+    one of them had a say, or on which too few would have agreed without them."""
+    settled = People(store).everybodys_acts(SETTLED)
+    found: set[str] = {one["query"] for who, one in settled if PERSON + who in judges}
+    for one in _opinions(store, [], schema.queries.c.purpose == ADJUDICATE):
+        gone = {each.stored_id for each in one.alone if each.judge in judges}
+        said = any(each.judge in judges for each in (*one.alone, *one.blind, *one.discussed))
+        if said and not (one.agreed and one.without(gone).agreed):
+            found.add(one.known_id)
+    return found
 
 
 def _opinions(

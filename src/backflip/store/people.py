@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
+from backflip.store.names import folded, looks, name_of
 from backflip.store.store import Store
 
 Role = Literal["owner", "labeler"]
 Standing = Literal["new", "trial", "waiting", "passed", "failed", "erased"]
 ALIVE: tuple[Standing, ...] = ("new", "trial", "waiting", "passed", "failed")
-LONGEST_NAME = 60
 PERSON = "person:"
 """With this begins the name under which a person's judgements stand."""
 
@@ -51,10 +50,29 @@ class Session:
     person: Person
     csrf: str
     """Must come back with everything that changes something."""
+    edition: int
+    """Number of the last change of the study's settings and texts, as it was when the session was looked up."""
+    agreed: bool
+    """Whether they agreed to the consent text as it is now; an owner, who writes it, need not."""
 
 
+CONSENT = "consent"
+"""Kind of the text that people agree to, and of the act by which they do."""
+_AGREED = (
+    select(schema.acts.c.details["version"].as_integer())
+    .where(schema.acts.c.person_id == schema.people.c.id, schema.acts.c.kind == CONSENT)
+    .order_by(schema.acts.c.seq.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_NEWEST = select(func.coalesce(func.max(schema.documents.c.seq), 0)).where(schema.documents.c.kind == CONSENT)
 _SESSION = (
-    select(schema.people, schema.sessions.c.csrf)
+    select(
+        schema.people,
+        schema.sessions.c.csrf,
+        select(func.coalesce(func.max(schema.documents.c.seq), 0)).scalar_subquery().label("edition"),
+        or_(schema.people.c.role == "owner", func.coalesce(_AGREED, -1) == _NEWEST.scalar_subquery()).label("agreed"),
+    )
     .select_from(schema.sessions.join(schema.people))
     .where(schema.sessions.c.token == bindparam("token"), schema.sessions.c.expires > bindparam("now"))
 )
@@ -63,15 +81,6 @@ _SESSION = (
 def digest_of(token: str) -> str:
     """Return what is stored of a secret token."""
     return hashlib.sha256(token.encode("utf-8", errors="replace")).hexdigest()
-
-
-def folded(name: str) -> str:
-    """Return what two spellings of one name have in common: neither case, nor spaces around it, nor how its accents are encoded.
-
-    Done here and not by the database: SQLite's own folding knows no letters but those of ASCII.
-    """
-    whole = unicodedata.normalize("NFD", " ".join(name.split())).casefold()
-    return unicodedata.normalize("NFC", whole)
 
 
 class People:
@@ -104,16 +113,16 @@ class People:
         """Make an account by an invitation, which is then used up; `password` is hashed already.
 
         Raises:
-            DataError: as `invited_as`, the name is empty or too long, or it is taken.
+            DataError: as `invited_as`; nobody can be called so (`name_of`); or the name is taken, or looks like one that is.
         """
-        name = unicodedata.normalize("NFC", " ".join(name.split()))
-        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
-            raise DataError(f"a name has 1 to {LONGEST_NAME} letters; please choose another")
+        name = name_of(name)
         with self._database.transaction("durable") as connection:
             role = _invitation(connection, token, now)
-            taken = connection.execute(select(schema.people.c.name)).scalars()
+            taken = connection.execute(select(schema.people.c.name)).scalars().all()
             if folded(name) in {folded(one) for one in taken}:
                 raise DataError(f"somebody is called {name} already; please choose another name")
+            if looks(name) in {looks(one) for one in taken}:
+                raise DataError("this name looks like that of somebody who is here already; please choose another")
             state = "passed" if role == "owner" else "new"
             person = Person(secrets.token_hex(8), name, role, state, now)
             row = {"id": person.id, "name": name, "role": role, "password": password, "created": now, "state": state}
@@ -152,7 +161,9 @@ class People:
         """Return the session of a token; None where there is none or it is over."""
         with self._database.transaction("read") as connection:
             row = connection.execute(_SESSION, {"token": digest_of(token), "now": now}).mappings().first()
-        return None if row is None or row["state"] == "erased" else Session(_person(row), row["csrf"])
+        if row is None or row["state"] == "erased":
+            return None
+        return Session(_person(row), row["csrf"], row["edition"], bool(row["agreed"]))
 
     def sign_out(self, token: str) -> None:
         """End a session."""

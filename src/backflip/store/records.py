@@ -130,14 +130,16 @@ def check_json(value: object, what: str) -> None:
 
 UNDONE = "taken back"
 """Note of the event by which a person takes their last answer back."""
-MARKS = ("event", "undoes", "purpose", "shown", "mark", "version")
+MARKS = ("event", "undoes", "purpose", "shown", "mark", "version", "page")
 """Details whose texts are marks that this package makes itself; any other text may be somebody's own words."""
+CHOSEN = ("axes", "claims")
+"""Details whose texts are choices among a few, under questions that the study asked."""
 
 
 def without_words(details: Any, key: str = "") -> Any:
-    """Return details with every text in them blanked that a person may have written; numbers and our own marks stay."""
+    """Return details with every text in them blanked that a person may have written; numbers, choices and our own marks stay."""
     if isinstance(details, Mapping):
-        return {name: without_words(value, name) for name, value in details.items()}
+        return {name: value if name in CHOSEN else without_words(value, name) for name, value in details.items()}
     if isinstance(details, list):
         return [without_words(value, key) for value in details]
     return "" if isinstance(details, str) and key not in MARKS else details

@@ -246,12 +246,6 @@ class Store:
         with self._database.transaction("read") as connection:
             return _last(connection, schema.judgements)
 
-    def answered_between(self, start: float, end: float) -> int:
-        """Return how many judgements were made in a span of time, seconds since 1970."""
-        made = schema.judgements.c.created
-        with self._database.transaction("read") as connection:
-            return connection.execute(select(func.count()).where(made >= start, made <= end)).scalar_one()
-
     def keep_metrics(self, run: str, rows: int) -> None:
         """Keep the first `rows` logged lines of a run and forget the rest: a resumed run logs those again."""
         table = schema.metrics

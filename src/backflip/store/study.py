@@ -145,17 +145,25 @@ class StudyBook:
     def __init__(self, store: Store) -> None:
         """Read and write those of `store`."""
         self._store, self._database = store, store.database
+        self._kept: tuple[int, Study, int] | None = None
 
     def settings(self) -> Study:
         """Return the settings in force."""
         return _study(self.document("settings")[1])
 
-    def in_force(self) -> tuple[Study, int]:
-        """Return the settings in force and the version of the instructions, in one look."""
-        with self._database.transaction("read") as connection:
-            found = {row.kind: row for row in connection.execute(_NEWEST)}
-        study = _study(found["settings"].text if "settings" in found else "")
-        return study, found["instructions"].seq if "instructions" in found else 0
+    def in_force(self, edition: int) -> tuple[Study, int]:
+        """Return the settings in force and the version of the instructions, as they were at `edition` or later.
+
+        They are read once an edition. It comes with the session that every request looks up, so a change made anywhere counts at the
+        next request, whichever process serves it.
+        """
+        kept = self._kept
+        if kept is None or kept[0] != edition:
+            with self._database.transaction("read") as connection:
+                found = {row.kind: row for row in connection.execute(_NEWEST)}
+            study = _study(found["settings"].text if "settings" in found else "")
+            kept = self._kept = (edition, study, found["instructions"].seq if "instructions" in found else 0)
+        return kept[1:]
 
     def change(self, study: Study, person_id: str, now: float) -> None:
         """Put settings in force from now on."""

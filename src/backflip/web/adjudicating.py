@@ -8,7 +8,7 @@ answers are worth (`quality`) and how a pair's answer is made known (`knowing`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
@@ -16,10 +16,10 @@ from fastapi.responses import RedirectResponse
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
-from backflip.store.desk import ADJUDICATE, DISCUSSED
-from backflip.store.judged import choice_of
+from backflip.store.desk import ADJUDICATE, DISCUSSED, MAY_UNDO
+from backflip.store.judged import choice_of, purpose_of
 from backflip.store.opinions import Opinions, divided, opinions_of
-from backflip.store.people import Person
+from backflip.store.people import Person, Session
 from backflip.store.study import asked_again
 from backflip.web.dealing import SEEN, seen
 from backflip.web.guard import Here, Place, Somebody
@@ -67,24 +67,20 @@ def list_page(request: Request, here: Here, session: Somebody) -> Response:
 @router.get("/adjudicate/{query_id}")
 def pair_page(request: Request, here: Here, session: Somebody, query_id: str) -> Response:
     """Show everybody's answers to who has given their own, and to others the page for judging, blind."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     if may_see(here, person, found):
         return _talk(request, here, session, found)
     _check_blind(person, found)
-    desk = Desktop(
-        title="Adjudicate",
-        ask=f"/adjudicate/{query_id}/next",
-        after=f"/adjudicate/{query_id}",
-        note="People disagree about this pair. Judge it by yourself first; then you see what they said. This answer stays.",
-        empty="You have judged this pair.",
+    note = (
+        "People disagree about this pair. Judge it by yourself first; then you see what they said. This answer stays."
     )
-    return desktop(request, here, session, desk)
+    return desktop(request, here, session, _desk_for(query_id, "", "Adjudicate", note))
 
 
 @router.get("/adjudicate/{query_id}/next")
 def next_blind(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
     """Return the pair for an adjudicator, without a word of what others said."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_blind(person, found)
     here.desk.withdraw(query_id)
     return _before(here, person, found, ADJUDICATE)
@@ -93,24 +89,18 @@ def next_blind(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
 @router.get("/adjudicate/{query_id}/again")
 def again_page(request: Request, here: Here, session: Somebody, query_id: str) -> Response:
     """Show the page for judging a pair once more, after the talk."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     if _said_by(person, found.discussed):
         return RedirectResponse(f"/adjudicate/{query_id}", 303)
-    desk = Desktop(
-        title="Judge again",
-        ask=f"/adjudicate/{query_id}/again/next",
-        after=f"/adjudicate/{query_id}",
-        note="You have seen what others said. Your first answer stays as it is; this one stands beside it.",
-        empty="You have judged this pair again.",
-    )
-    return desktop(request, here, session, desk)
+    note = "You have seen what others said. Your first answer stays as it is; this one stands beside it."
+    return desktop(request, here, session, _desk_for(query_id, "/again", "Judge again", note))
 
 
 @router.get("/adjudicate/{query_id}/again/next")
 def next_again(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
     """Return the pair for somebody who saw what others said."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     return _before(here, person, found, DISCUSSED)
 
@@ -120,7 +110,7 @@ def write_note(
     here: Here, session: Somebody, query_id: str, text: Annotated[str, Form(max_length=LONGEST_NOTE)] = ""
 ) -> Response:
     """Add a note to the talk about a pair."""
-    person, found = _found(here, session.person, query_id)
+    person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     if not text.strip():
         raise DataError("an empty note says nothing; write some words")
@@ -135,12 +125,24 @@ def may_see(here: Place, person: Person, found: Opinions) -> bool:
     return person.state == "passed" and bool(found.blind) and _final(here, person, found)
 
 
+def still_open(here: Place, person: Person) -> list[Judgement]:
+    """Return what somebody said so lately that they may still take it back."""
+    fresh = here.clock() - here.book.settings().undo_seconds
+    return [one for one in here.desk.said(person) if one.created >= fresh and purpose_of(one) in MAY_UNDO]
+
+
 def hidden_from(here: Place, person: Person, queries: Sequence[Query]) -> set[str]:
-    """Return the ids of those questions whose answers somebody must not see yet: they may still be asked what they think."""
-    hidden = here.desk.yet_to_come(person, [one.id for one in queries], here.book.settings().overlap)
+    """Return the ids of those questions whose answers somebody must not see yet: they may still be asked what they think, or may still
+    change what they said."""
+    first = {
+        one.id: replace(one, repeat=0).id for one in queries
+    }  # another's repetition answers the same as their first asking
+    coming = here.desk.yet_to_come(person, list({*first, *first.values()}), here.book.settings().overlap)
     known = set(here.book.known_ids())
-    blind = [_pair(one.query) for one in divided(here.store) if one.known_id not in known and not one.own(person)]
-    return hidden | {one.id for one in queries if _pair(one) in blind}
+    unsaid = [one.query for one in divided(here.store) if one.known_id not in known and not one.own(person)]
+    unsaid += here.store.queries_by_id([one.query_id for one in still_open(here, person)]).values()
+    pairs = {_pair(one) for one in unsaid}
+    return {one.id for one in queries if {one.id, first[one.id]} & coming or _pair(one) in pairs}
 
 
 def _pair(query: Query) -> tuple[frozenset[str], str]:
@@ -148,12 +150,18 @@ def _pair(query: Query) -> tuple[frozenset[str], str]:
     return frozenset(item.id for item in query.items), query.question
 
 
-def _found(here: Place, person: Person, query_id: str) -> tuple[Person, Opinions]:
+def _desk_for(query_id: str, part: str, title: str, note: str) -> Desktop:
+    """Return what the page for judging one pair works on: asked for below this `part` of the pair's own page, it leads back to that."""
+    page = f"/adjudicate/{query_id}"
+    return Desktop(title, f"{page}{part}/next", page, note, empty="You have judged this pair.")
+
+
+def _found(here: Place, session: Session, query_id: str) -> tuple[Person, Opinions]:
     """Return who asks and what people said of a pair about which they disagree.
 
     To whoever may not know that they do, it is as if they did not: who may still change their answer would learn the other's.
     """
-    may_judge(person)
+    person = may_judge(session)
     found = opinions_of(here.store, query_id) if person.state == "passed" else None
     if found is None or not found.divided or not _may_know(here, person, found):
         raise HTTPException(404, "people do not disagree about this pair")

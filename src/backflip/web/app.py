@@ -26,6 +26,7 @@ from backflip.web import adjudicating, judging, knowing, lineage, live, owning, 
 from backflip.web.guard import NotSignedIn, Place, StrictHeaders
 from backflip.web.limits import Limit, SmallRequests, Tries
 from backflip.web.pages import show
+from backflip.web.uploads import UPLOAD_BYTES
 
 STATIC = Path(__file__).parent / "static"
 USUAL_BYTES = 64_000
@@ -58,7 +59,7 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
     for part in (sign_in, judging, practising, adjudicating, owning, knowing, quality, live, lineage):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    large = {knowing.UPLOAD: knowing.UPLOAD_BYTES, "/judge/answer": ANSWER_BYTES}
+    large = {knowing.UPLOAD: UPLOAD_BYTES, owning.ASK: UPLOAD_BYTES, "/judge/answer": ANSWER_BYTES}
     app.add_middleware(SmallRequests, usual=USUAL_BYTES, large=large)
     app.add_middleware(StrictHeaders, secure=app.state.place.secure)
     app.exception_handler(NotSignedIn)(_to_sign_in)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backflip.data import Query, digest
-from backflip.store.desk import GOLD, PRACTICE, QUEUE, REPEAT, STUDY, TRIAL, Held
+from backflip.store.desk import GOLD, PRACTICE, REPEAT, STUDY, TRIAL, Held, Tally
 from backflip.store.people import Person
 from backflip.store.study import Study
 from backflip.web.guard import Place
@@ -38,23 +38,21 @@ def order_of_first(person: Person, query: Query) -> tuple[int, ...]:
     return places if _share(person.id, query.id, "places") < 0.5 else places[::-1]
 
 
-def next_for(here: Place, person: Person, count: int) -> list[Held]:
-    """Return up to `count` questions that are now before this person."""
-    study, now = here.book.settings(), here.clock()
-    hold = 60 * study.hold_minutes
+def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int) -> list[Held]:
+    """Return up to `count` questions that are now before this person; `tally` is what they had when they asked."""
+    now, hold = here.clock(), 60 * study.hold_minutes
     if person.state == "trial":
-        return _trial(here, person, count, now, hold)
+        return _trial(here, person, tally, count, (now, hold))
     left = _left_this_hour(here, person, study, now)
     if left < 1:
         return []
-    _check(here, person, study, now, hold)
+    _check(here, person, study, tally, (now, hold))
     return here.desk.take(person, min(count, left), study.overlap, now, hold)
 
 
-def wait_seconds(here: Place, person: Person) -> float:
+def wait_seconds(here: Place, person: Person, study: Study) -> float:
     """Return how long a person must wait for the next pair because they were fast: 0 where they need not."""
-    study, now = here.book.settings(), here.clock()
-    return 0.0 if _left_this_hour(here, person, study, now) > 0 else 60.0
+    return 0.0 if _left_this_hour(here, person, study, here.clock()) > 0 else 60.0
 
 
 def trial_length(here: Place) -> int:
@@ -68,9 +66,10 @@ def practice(here: Place, person: Person, count: int) -> list[Held]:
     Each is an asking of its own, for this person alone; none is a pair that may yet be a silent check.
     """
     now, hold = here.clock(), 60 * here.book.settings().hold_minutes
-    missing = count - here.desk.held_by(person, [PRACTICE])
+    tally = here.desk.tally(person)
+    missing = count - tally.held.get(PRACTICE, 0)
     known = sorted(here.book.exercises(person), key=lambda one: digest([person.id, one, "practice"]))
-    turn, tried = here.desk.counts(person).get(PRACTICE, 0) + count - missing, 0
+    turn, tried = tally.done.get(PRACTICE, 0) + count - missing, 0
     while known and missing > 0 and tried < MOST_TURNS:
         number, place = divmod(turn, len(known))
         exercise = asked_of(person, here.store.query(known[place]), f"practice {number}")
@@ -91,8 +90,8 @@ def _left_this_hour(here: Place, person: Person, study: Study, now: float) -> in
     return study.an_hour - here.desk.answered_between(person, now - HOUR, now)
 
 
-def _trial(here: Place, person: Person, count: int, now: float, hold: float) -> list[Held]:
-    done, held = here.desk.counts(person).get(TRIAL, 0), here.desk.held_by(person)
+def _trial(here: Place, person: Person, tally: Tally, count: int, span: tuple[float, float]) -> list[Held]:
+    done, held, (now, hold) = tally.done.get(TRIAL, 0), tally.before, span
     missing = min(count, trial_length(here) - done) - held
     unseen = sorted(here.desk.unseen_known(person, 1000), key=lambda one: digest([person.id, one]))
     for query_id in unseen[: max(0, missing)]:
@@ -103,10 +102,9 @@ def _trial(here: Place, person: Person, count: int, now: float, hold: float) -> 
     return here.desk.take(person, count, 0, now, hold)
 
 
-def _check(here: Place, person: Person, study: Study, now: float, hold: float) -> None:
+def _check(here: Place, person: Person, study: Study, tally: Tally, span: tuple[float, float]) -> None:
     """Put a silent check before the person, if it is its turn."""
-    answered = here.desk.counts(person)
-    number = sum(answered.get(purpose, 0) for purpose in QUEUE) + here.desk.held_by(person)
+    number, (now, hold) = tally.came + tally.before, span
     drawn = _share(person.id, str(number), "check")
     if drawn < study.gold_share:
         for query_id in here.desk.unseen_known(person, 1):

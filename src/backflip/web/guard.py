@@ -1,6 +1,6 @@
 """Who is there, and may they: sessions, roles, tokens against forged requests, and the headers of every answer.
 
-Every route names one of `nobody`, `anybody`, `labeler`, `owner` among its dependencies (`ROLES`); a test walks all routes. Leaves out
+Every route names one of `nobody`, `anybody`, `owner` among its dependencies (`ROLES`); a test walks all routes. Leaves out
 passwords (`passwords`) and how often something may be tried (`limits`).
 """
 

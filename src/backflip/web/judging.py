@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from backflip import __version__
@@ -19,9 +19,10 @@ from backflip.data import Item
 from backflip.errors import DataError
 from backflip.measures.judges import agreement
 from backflip.overseers.shown import SEVEN_POINTS, as_stored
-from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, QUEUE, REPEAT, TRIAL, Held, Told
+from backflip.store.desk import GOLD, MAY_UNDO, PRACTICE, REPEAT, TRIAL, Held, Told
 from backflip.store.judged import choice_of
-from backflip.store.people import Person, Session
+from backflip.store.people import CONSENT, Person, Session
+from backflip.store.records import UNDONE
 from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
@@ -39,6 +40,10 @@ SKIPPED = "can't tell"
 EVENT = "^[0-9a-f-]{16,36}$"
 """What a page draws for an answer, or for taking one back."""
 KEPT_MEDIA_SECONDS = 24 * 3600
+LONGEST_WORDS = 2000
+"""Letters of an answer in words."""
+JUDGES = ("trial", "passed")
+"""How far whoever judges has come."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Desktop:
 TRIAL_DESK = Desktop(after="explain", note="This is the trial: after each pair you see what most people say, and why.")
 
 
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Claim = Annotated[str, Field(pattern=r"^[12]\.[1-9][0-9]{0,2}$")]
+"""Place on the screen, and which of the answer's claims."""
+
+
 class Timing(BaseModel):
     """What the page measured of one judgement."""
 
@@ -68,7 +78,7 @@ class Timing(BaseModel):
     """Seconds by the page's steady clock from showing to answering."""
     idle: float = Field(ge=0, le=1e7)
     """Of these, seconds cut off because nothing moved."""
-    replays: tuple[int, int] = (0, 0)
+    replays: tuple[Count, Count] = (0, 0)
     """How often each clip began again."""
     looked: str = Field(default="", max_length=40, pattern="^[12]*$")
     """The order in which the sides were looked into."""
@@ -83,11 +93,13 @@ class Answer(BaseModel):
     choice: Literal["1", "2", "=", "s"] | None = None
     scale: int | None = Field(default=None, ge=1, le=7)
     axes: dict[str, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
-    sub: dict[str, str] = Field(default_factory=dict, max_length=20)
-    claims: dict[str, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
-    comment: str = Field(default="", max_length=2000)
+    sub: dict[str, Annotated[str, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
+    claims: dict[Claim, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
+    comment: str = Field(default="", max_length=LONGEST_WORDS)
+    instructions: int | None = Field(default=None, ge=0)
+    """Version of the guideline on the page from which this comes."""
     timing: Timing
-    help: dict[str, int] = Field(default_factory=dict, max_length=10)
+    help: dict[Literal["guideline", "differences", "why"], Count] = Field(default_factory=dict)
     """How often the guideline, the differences and so on were opened."""
 
 
@@ -95,8 +107,8 @@ class Answer(BaseModel):
 def judge_page(request: Request, here: Here, session: Somebody) -> Response:
     """Show the page for judging, or what must come before it."""
     person = session.person
-    if person.state == "new":
-        version, text = here.book.document("consent")
+    if person.state == "new" or (person.state in JUDGES and not session.agreed):
+        version, text = here.book.document(CONSENT)
         return show(request, "consent.html", session, text=text, version=version)
     if person.state in ("waiting", "failed"):
         return show(request, "after_trial.html", session, state=person.state, found=_trial_result(here, person))
@@ -111,38 +123,47 @@ def desktop(request: Request, here: Place, session: Session, desk: Desktop) -> R
 
 
 @router.post("/consent")
-def consent(here: Here, session: Somebody, agree: Annotated[str, Form()] = "") -> Response:
-    """Note that somebody agreed, and let them begin."""
+def consent(
+    here: Here, session: Somebody, agree: Annotated[str, Form()] = "", version: Annotated[int, Form(ge=-1)] = -1
+) -> Response:
+    """Note that somebody agreed to the version that they were shown, and let them begin or go on."""
     person = session.person
-    if person.state != "new":
-        return RedirectResponse("/judge", 303)
+    again = RedirectResponse("/judge", 303)
+    if person.state != "new" and session.agreed:
+        return again
     if agree != "yes":
         raise HTTPException(409, "you can only take part if you agree; if not, just close this page")
-    here.people.note_act(person.id, "consent", {"version": here.book.document("consent")[0]}, here.clock())
+    if version != here.book.document(CONSENT)[0]:
+        return again  # changed while they read it: the page shows it as it is now
+    here.people.note_act(person.id, CONSENT, {"version": version}, here.clock())
     trial = here.book.settings().trial and dealing.trial_length(here) > 0
-    here.people.move(person.id, "trial" if trial else "passed")
-    return RedirectResponse("/judge", 303)
+    here.people.move(person.id, "trial" if trial else "passed", among=("new",))
+    return again
 
 
 @router.get("/judge/next", response_model=None)
-def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
+def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> Response:
     """Return the pairs now before somebody, the first one first."""
-    person = may_judge(session.person)
-    held = dealing.next_for(here, person, max(1, min(count, MOST)))
-    counts = here.desk.counts(person)
-    return {
-        "pairs": [shown(here, person, one) for one in held],
-        "done": sum(counts.get(purpose, 0) for purpose in QUEUE),
-        "of": dealing.trial_length(here) if person.state == "trial" else None,
-        "wait": dealing.wait_seconds(here, person) if not held else 0,
-    }
+    person = may_judge(session)
+    study, _ = here.book.in_force(session.edition)
+    tally = here.desk.tally(person)
+    held = dealing.next_for(here, person, study, tally, max(1, min(count, MOST)))
+    # Made into JSON here: what is of plain types alone needs no look at each of them by the framework.
+    return JSONResponse(
+        {
+            "pairs": [shown(here, person, one) for one in held],
+            "done": tally.came,
+            "of": dealing.trial_length(here) if person.state == "trial" else None,
+            "wait": dealing.wait_seconds(here, person, study) if not held else 0,
+        }
+    )
 
 
 @router.post("/judge/answer", response_model=None)
-def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
+def answer(here: Here, session: Somebody, given: Answer) -> Response:
     """Record one judgement; it is on the disk when this returns."""
-    person = may_judge(session.person)
-    study, instructions = here.book.in_force()
+    person = may_judge(session)
+    study, instructions = here.book.in_force(session.edition)
     held = here.desk.holding(person, given.query)
     try:
         shares, note = _shares(given, study)
@@ -150,15 +171,17 @@ def answer(here: Here, session: Somebody, given: Answer) -> dict[str, Any]:
         HTTPException
     ):  # asked otherwise meanwhile; one that was recorded before that stands, though its reply was lost
         if held.purpose in MAY_UNDO and given.event in [one.details.get("event") for one in here.desk.said(person)]:
-            return {"recorded": False}
+            return JSONResponse({"recorded": False})
         raise
     order = dealing.order_for(person, held)
     stored = None if shares is None else as_stored(replace(held.query, order=order), shares)
     new = here.desk.answer(person, _told(given, stored, note, order, instructions), here.clock())
     found: dict[str, Any] = {"recorded": new}
+    if given.instructions is not None and given.instructions < instructions:
+        found["newer"] = instructions
     if held.purpose in (TRIAL, PRACTICE):
         found |= _explained(here, person, held, stored, order)
-    return found
+    return JSONResponse(found)
 
 
 @router.post("/judge/undo")
@@ -172,10 +195,11 @@ def undo(
 
     `of` names the answer that is meant, by its event. Where it does not stand there is nothing left to do, so this may be sent twice.
     """
-    person = may_judge(session.person)
+    person = may_judge(session)
     # Whoever answers in another window between this look and the taking back has that answer taken back: they see its pair again.
     standing = [one for one in here.desk.said(person) if one.details.get("event")] if of else []
     if of and of not in [one.details["event"] for one in standing]:
+        _bury(here, person, of)
         return {"pair": None}
     if of and [one.details["event"] for one in standing if one.details.get("purpose") in MAY_UNDO][-1:] != [of]:
         raise DataError("you have given another answer since; the one before it was not taken back")
@@ -185,7 +209,15 @@ def undo(
         raise DataError(
             "there is nothing to take back: the last answer is too long ago, or you have seen what it is worth"
         )
+    if of:
+        _bury(here, person, of)
     return {"pair": shown(here, person, here.desk.holding(person, query.id))}
+
+
+def _bury(here: Place, person: Person, event: str) -> None:
+    """Note that an answer was taken back, so that it is never recorded should it arrive later: from another window, or by a long way."""
+    if event not in [one["event"] for one in here.people.acts(person.id, UNDONE)]:
+        here.people.note_act(person.id, UNDONE, {"event": event}, here.clock())
 
 
 @router.get("/media/{item_id}")
@@ -199,11 +231,15 @@ def media(here: Here, session: Somebody, item_id: str) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
-def may_judge(person: Person) -> Person:
+def may_judge(session: Session) -> Person:
     """Return a person who may judge now; refuse everybody else."""
-    if person.state not in ("trial", "passed"):
+    if session.person.state not in JUDGES:
         raise HTTPException(403, "you cannot judge yet; load the page again")
-    return person
+    if not session.agreed:
+        raise HTTPException(
+            403, "the text that you agreed to has changed; load the page Judge again, and read it first"
+        )
+    return session.person
 
 
 def _told(
@@ -213,7 +249,8 @@ def _told(
         "shown": list(order),
         "timing": given.timing.model_dump(mode="json"),
         "page": __version__,
-        "instructions": instructions,
+        # What they read, not what somebody has written since; a page cannot have shown what is not written yet.
+        "instructions": instructions if given.instructions is None else min(given.instructions, instructions),
     }
     details |= {
         name: value
@@ -229,9 +266,9 @@ def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, st
     An answer to what the study asked before it was changed is refused as one that cannot be read (422): pages keep it, where one that
     is settled (409) is done with.
     """
-    if given.choice == "s":
+    unknown = {*given.axes, *given.sub} - {*study.axes, *study.sub_questions}
+    if given.choice == "s" and not unknown:
         return None, SKIPPED
-    unknown = set(given.axes) - set(study.axes)
     if unknown:
         raise HTTPException(422, "the questions of this study have changed; load the page again")
     if study.scale == "seven":
@@ -284,7 +321,7 @@ def _explained(
     if known is None:
         raise DataError("what is right of this pair is not known any more; load the page again")
     said = SAID[choice_of([known.answer[index] for index in order])]
-    over = held.purpose == TRIAL and here.desk.counts(person).get(TRIAL, 0) >= dealing.trial_length(here)
+    over = held.purpose == TRIAL and here.desk.tally(person).done.get(TRIAL, 0) >= dealing.trial_length(here)
     if over and person.state == "trial":  # not where the last answer comes once more after the owner decided
         here.people.move(person.id, "waiting")
         here.people.note_act(person.id, "trial", _trial_result(here, person), here.clock())

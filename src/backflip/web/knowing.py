@@ -10,23 +10,21 @@ from typing import Annotated
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
-from starlette.datastructures import UploadFile
 
 from backflip.errors import DataError
 from backflip.store.judged import choice_of
 from backflip.store.known_lines import RIGHT, add_rows
-from backflip.store.opinions import agreed, opinions_of
+from backflip.store.opinions import SETTLED, agreed, opinions_of
 from backflip.store.pair_files import read_lines
 from backflip.store.study import Known
+from backflip.web.adjudicating import hidden_from, may_see
 from backflip.web.guard import Here, Owner
 from backflip.web.pages import show
+from backflip.web.uploads import uploaded
 
 router = APIRouter()
 UPLOAD = "/study/known"
-UPLOAD_BYTES = 10_000_000
-"""A larger file goes by the command line."""
 SHOWN = 50
-LONGEST_NAME = 80
 
 
 @router.get(UPLOAD)
@@ -35,8 +33,8 @@ def known_page(request: Request, here: Here, session: Owner, page: int = 0, read
     known = here.book.known()
     start = max(0, page) * SHOWN
     same = agreed(here.store)
-    coming = here.desk.yet_to_come(session.person, [one.query.id for one in same], here.book.settings().overlap)
-    same = [one for one in same if one.query.id not in coming]
+    hidden = hidden_from(here, session.person, [one.query for one in same])
+    same = [one for one in same if one.query.id not in hidden]
     return show(
         request,
         "known.html",
@@ -55,12 +53,8 @@ def known_page(request: Request, here: Here, session: Owner, page: int = 0, read
 @router.post(UPLOAD)
 async def upload(request: Request, here: Here, session: Owner) -> Response:
     """Add the known answers of an uploaded file of JSON lines: all of them, or none."""
-    # Read by hand: the owner's token was checked on this very form, before anything was believed of it.
-    file = (await request.form()).get("file")
-    if not isinstance(file, UploadFile) or not file.filename:
-        raise DataError("no file came; choose a file of JSON lines first")
-    name = file.filename[-LONGEST_NAME:]
-    added = await run_in_threadpool(add_rows, here.store, read_lines(file.file), name)
+    file, name = await uploaded(request)
+    added = await run_in_threadpool(add_rows, here.store, read_lines(file), name)
     return RedirectResponse(f"{UPLOAD}?read={added.read}&new={added.new}", 303)
 
 
@@ -75,7 +69,12 @@ def make_known(
 ) -> Response:
     """Let the answer to a pair count as known from now on: one that everybody gave, or that the owner gives after a talk."""
     found = opinions_of(here.store, query)
-    if found is None or not (found.agreed or found.divided):
+    person = session.person
+    shown = found is not None and (
+        (found.agreed and query not in hidden_from(here, person, [found.query]))
+        or (found.divided and may_see(here, person, found))
+    )
+    if found is None or not shown:  # said alike of what there is not and of what this owner may not know yet
         raise DataError("only what everybody agreed on, or what was talked over, can be made known here")
     if use not in ("check", "practice"):
         raise HTTPException(404, "a known answer is for a check or for practice")
@@ -89,4 +88,5 @@ def make_known(
     else:
         raise DataError("say which is right: the first, the second, or that both are equal")
     here.book.make_known(Known(found.query, shares, reason, "usual" if found.agreed else "hard", use))
+    here.people.note_act(person.id, SETTLED, {"query": found.known_id}, here.clock())
     return RedirectResponse(UPLOAD if found.agreed else f"/adjudicate/{query}", 303)

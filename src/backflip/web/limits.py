@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from threading import Lock
 from typing import Any
 
@@ -14,6 +15,18 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MOST_KEYS = 10_000
 """Callers remembered; the one that was quiet for longest is forgotten first."""
+
+
+def caller_of(address: str) -> str:
+    """Return whose attempts are counted together: an IPv4 address; of IPv6 its /64, which one connection has whole to itself."""
+    try:
+        found = ip_address(address)
+    except ValueError:  # no address: what a socket of another kind says
+        return address
+    if isinstance(found, IPv4Address):
+        return str(found)
+    # A listener for both kinds sees IPv4 as ::ffff:192.0.2.1; all of those share one /64.
+    return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))
 
 
 class Limit:

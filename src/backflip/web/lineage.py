@@ -6,10 +6,12 @@ Leaves out how models are recorded (`backflip.store.lineage`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from backflip.data import Judgement, Query
 from backflip.errors import StoreError
 from backflip.store.lineage import Lineage
 from backflip.web.adjudicating import hidden_from
@@ -18,6 +20,8 @@ from backflip.web.pages import show
 
 router = APIRouter()
 PAGE = 50
+ORDINAL = ("first", "second")
+MARKS = {"strong": "supported", "weak": "weakly supported", "none": "not supported"}
 
 
 @router.get("/lineage")
@@ -61,7 +65,33 @@ def judgement_page(request: Request, here: Here, session: Owner, judgement_id: s
     names = {one.judge: one.name for one in here.people.everybody()}
     hidden = hidden_from(here, session.person, [here.store.query(told[judgement_id].query_id)])
     row = _row(here, judgement_id, told[judgement_id], names, hidden)
-    return show(request, "judgement.html", session, row=row, models=Lineage(here.store).taught_by([judgement_id]))
+    models = Lineage(here.store).taught_by([judgement_id])
+    also = [] if row["hidden"] else _also(told[judgement_id], row["query"])
+    return show(request, "judgement.html", session, row=row, models=models, also=also)
+
+
+def _also(told: Judgement, query: Query) -> list[tuple[str, str]]:
+    """Return what somebody said beside the answer: question and words, by the items as they are stored.
+
+    The page says places as they were on the screen; `shown` says which item stood there.
+    """
+    details, places = told.details, told.details.get("shown") or range(len(query.items))
+    item = {str(place + 1): index for place, index in enumerate(places)}
+    found = [
+        (text, f"the {ORDINAL[item[said]]}" if said in item else "equal") for text, said in _pairs(details, "axes")
+    ]
+    for key, mark in _pairs(details, "claims"):
+        place, _, number = key.partition(".")
+        claims = query.items[item[place]].payload.get("claims", []) if place in item else []
+        if number.isdigit() and 0 < int(number) <= len(claims):
+            found.append((f"{ORDINAL[item[place]]}: {claims[int(number) - 1]}", MARKS.get(mark, mark)))
+    comment = [("Comment", details["comment"])] if details.get("comment") else []
+    return [*_pairs(details, "sub"), *found, *comment]
+
+
+def _pairs(details: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    held = details.get(name)
+    return [(str(key), str(value)) for key, value in held.items() if value] if isinstance(held, dict) else []
 
 
 def _row(here: Any, key: str, told: Any, names: dict[str, str], hidden: set[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from backflip.data import Item
-from backflip.store.judged import latest_questions, time_spent
+from backflip.store.judged import latest_questions, people_seconds, study_answers, study_counts
 from backflip.web.guard import Here, Owner, Place, session_of
 from backflip.web.pages import show
 
@@ -89,16 +89,15 @@ class Watch:
         store, now = self.here.store, self.here.clock()
         for run in store.runs_with_metrics():
             self._read(run)
-        counts = store.counts()
-        judged, by_people = time_spent(store)
+        counts = study_counts(store)
         return {
             "counts": {
                 name: counts[name] for name in ("open", "answered", "expired", "waiting for aid", "could_not_judge")
             },
-            "per_minute": round(store.answered_between(now - 600, now) / 10, 2),
+            "per_minute": round(study_answers(store, now - 600, now) / 10, 2),
             "cost": {
-                "judgements": judged,
-                "people_seconds": round(by_people),
+                "judgements": counts["judgements"],
+                "people_seconds": round(people_seconds(store)),
                 "training_seconds": round(sum(self.seconds.values())),
             },
             "curves": self._drawn(),

@@ -10,18 +10,26 @@ from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import ConfigError, DataError
+from backflip.store.asked_lines import ask_rows
 from backflip.store.desk import STUDY
+from backflip.store.judged import study_counts
 from backflip.store.lineage import Lineage
+from backflip.store.pair_files import read_lines
 from backflip.store.people import Role, Session, Standing
+from backflip.store.resets import CHOSEN, Resets
 from backflip.store.study import Study
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
+from backflip.web.uploads import uploaded
 
 router = APIRouter()
 INVITATION_HOURS = 24 * 7
+RESET_HOURS = 24
+ASK = "/study/ask"
 PAGE = 50
 LONGEST_DOCUMENT = 20_000
 MOST = 2**31 - 1
@@ -30,9 +38,15 @@ MOST = 2**31 - 1
 
 @router.get("/study")
 def study_page(
-    request: Request, here: Here, session: Owner, after: Annotated[int, Query(ge=0, le=MOST)] = 0, state: str = "open"
+    request: Request,
+    here: Here,
+    session: Owner,
+    after: Annotated[int, Query(ge=0, le=MOST)] = 0,
+    state: str = "open",
+    read: int = -1,
+    new: int = 0,
 ) -> Response:
-    """Show the queue, the settings and what people are told."""
+    """Show the queue, the settings and what people are told; `read` and `new` are what a file of pairs just brought."""
     if state not in ("open", "answered", "expired", "waiting for aid"):
         raise HTTPException(404, "a queue is open, answered, expired or waiting for aid")
     queries, last = here.store.queries(state, after, PAGE, STUDY)  # type: ignore[arg-type]
@@ -40,7 +54,7 @@ def study_page(
         request,
         "study.html",
         session,
-        counts=here.store.counts(),
+        counts=study_counts(here.store),
         queries=queries,
         state=state,
         last=last if len(queries) == PAGE else None,
@@ -49,7 +63,17 @@ def study_page(
         instructions=here.book.document("instructions"),
         consent=here.book.document("consent"),
         known=len(here.book.known_ids()),
+        read=read,
+        new=new,
     )
+
+
+@router.post(ASK)
+async def ask(request: Request, here: Here, session: Owner) -> Response:
+    """Ask people about the pairs of an uploaded file of JSON lines: all of them, or none."""
+    file, name = await uploaded(request)
+    asked = await run_in_threadpool(ask_rows, here.store, read_lines(file), name)
+    return RedirectResponse(f"/study?read={asked.read}&new={asked.new}", 303)
 
 
 @router.post("/study/settings")
@@ -97,18 +121,26 @@ def invite(
     chosen: Role = "owner" if role == "owner" else "labeler"
     token = here.people.invite(chosen, note, here.clock(), INVITATION_HOURS)
     link = f"{here.public_url.rstrip('/')}/join/{token}"
-    return _people(request, here, session, link)
+    return _people(request, here, session, link=link)
+
+
+@router.post("/people/{person_id}/reset")
+def reset(request: Request, here: Here, session: Owner, person_id: str) -> Response:
+    """Make a link by which somebody who forgot their password chooses a new one, and show it, once."""
+    token = Resets(here.store).make(person_id, session.person.id, here.clock(), RESET_HOURS)
+    link = f"{here.public_url.rstrip('/')}/reset/{token}"
+    return _people(request, here, session, link=link, forgot=here.people.person(person_id).name)
 
 
 @router.post("/people/{person_id}/state")
 def decide(here: Here, session: Owner, person_id: str, state: Annotated[str, Form()]) -> Response:
     """Let somebody in after their trial, or not."""
-    if state not in ("passed", "failed", "trial"):
-        raise HTTPException(404, "one is let in (passed), not let in (failed), or tries again (trial)")
-    chosen: dict[str, Standing] = {"passed": "passed", "failed": "failed", "trial": "trial"}
+    if state not in ("passed", "failed"):  # not back into a trial: its pairs are judged, and it would never end
+        raise HTTPException(404, "one is let in (passed) or not let in (failed)")
+    chosen: Standing = "passed" if state == "passed" else "failed"
     if here.people.person(person_id).role == "owner":
         raise DataError("one decides about labelers; this person is an owner")
-    if not here.people.move(person_id, chosen[state], among=("waiting", "passed", "failed")):
+    if not here.people.move(person_id, chosen, among=("waiting", "passed", "failed")):
         standing = here.people.person(person_id).state
         raise DataError(f"one decides about those who agreed and finished their trial; this person is {standing}")
     here.people.note_act(person_id, "decided", {"version": state}, here.clock())
@@ -126,15 +158,25 @@ def erase(here: Here, session: Owner, person_id: str, sure: Annotated[str, Form(
     return RedirectResponse(f"/people?erased={person_id}", 303)
 
 
-def _people(request: Request, here: Place, session: Session, link: str = "", erased: str = "") -> Response:
-    """Return the page about everybody; `link` is an invitation that was made just now, `erased` the id of somebody to tell more of."""
+def _people(
+    request: Request, here: Place, session: Session, *, link: str = "", forgot: str = "", erased: str = ""
+) -> Response:
+    """Return the page about everybody; `link` is an invitation that was made just now, or a link to a new password for who `forgot`
+    theirs, `erased` the id of somebody to tell more of."""
     gone = here.people.person(erased) if erased else None
     if gone is not None and gone.state != "erased":
         raise HTTPException(404, "nobody who was erased has this id")
     ids, models = Lineage(here.store).of_person(gone.judge) if gone else ([], [])
+    everybody = here.people.everybody()
+    names = {one.id: one.name for one in everybody}
     rows = [
-        {"person": one, "counts": here.desk.counts(one), "trial": (here.people.acts(one.id, "trial") or [None])[-1]}
-        for one in here.people.everybody()
+        {
+            "person": one,
+            "counts": here.desk.tally(one).done,
+            "trial": (here.people.acts(one.id, "trial") or [None])[-1],
+            "renewed": [names.get(act["by"], "the command line") for act in here.people.acts(one.id, CHOSEN)],
+        }
+        for one in everybody
     ]
     return show(
         request,
@@ -142,6 +184,7 @@ def _people(request: Request, here: Place, session: Session, link: str = "", era
         session,
         rows=rows,
         link=link,
+        forgot=forgot,
         study=here.book.settings(),
         gone=gone,
         stay=len(ids),

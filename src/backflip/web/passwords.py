@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import BoundedSemaphore
+
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
@@ -10,6 +12,8 @@ from backflip.errors import DataError
 SHORTEST = 10
 LONGEST = 200
 _HASHER = PasswordHasher()
+_TURNS = BoundedSemaphore(2)
+"""Each hash takes 64 MiB for its time: many at once would take the machine's memory."""
 _NOBODYS = _HASHER.hash("a password that nobody has")
 
 
@@ -21,12 +25,14 @@ def hashed(password: str) -> str:
     """
     if not SHORTEST <= len(password) <= LONGEST:
         raise DataError(f"a password has {SHORTEST} to {LONGEST} letters; please choose another")
-    return _HASHER.hash(password)
+    with _TURNS:
+        return _HASHER.hash(password)
 
 
 def fits(password: str, stored: str | None) -> bool:
     """Return whether a password is the stored one; takes as long where there is none, so that names cannot be guessed by time."""
     try:
-        return _HASHER.verify(stored or _NOBODYS, password[: LONGEST + 1]) and stored is not None
+        with _TURNS:
+            return _HASHER.verify(stored or _NOBODYS, password[: LONGEST + 1]) and stored is not None
     except (VerificationError, InvalidHashError):
         return False

@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse
 from backflip.store.desk import PRACTICE
 from backflip.web import dealing
 from backflip.web.guard import Here, Somebody
-from backflip.web.judging import AHEAD, MOST, Desktop, desktop, may_judge, shown
+from backflip.web.judging import AHEAD, JUDGES, MOST, Desktop, desktop, may_judge, shown
 from backflip.web.pages import show
 
 router = APIRouter()
@@ -28,7 +28,7 @@ PRACTICE_DESK = Desktop(
 @router.get("/practice")
 def practice_page(request: Request, here: Here, session: Somebody) -> Response:
     """Show the page for practice, or that there is nothing to practise on."""
-    if session.person.state not in ("trial", "passed"):
+    if session.person.state not in JUDGES or not session.agreed:
         return RedirectResponse("/judge", 303)
     if not here.book.exercises(session.person):
         return show(request, "no_practice.html", session)
@@ -38,7 +38,7 @@ def practice_page(request: Request, here: Here, session: Somebody) -> Response:
 @router.get("/practice/next")
 def next_exercises(here: Here, session: Somebody, count: int = AHEAD) -> dict[str, Any]:
     """Return the exercises now before somebody, the first one first."""
-    person = may_judge(session.person)
+    person = may_judge(session)
     held = dealing.practice(here, person, max(1, min(count, MOST)))
-    done = here.desk.counts(person).get(PRACTICE, 0)
+    done = here.desk.tally(person).done.get(PRACTICE, 0)
     return {"pairs": [shown(here, person, one) for one in held], "done": done, "of": None, "wait": 0}

@@ -17,6 +17,7 @@ from backflip.measures.judges import ENOUGH, Said, Worth, alpha, between, noise,
 from backflip.measures.people import said_of
 from backflip.store.judged import choice_of, judged_by_people
 from backflip.store.opinions import Opinions, divided
+from backflip.web.adjudicating import still_open
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
 
@@ -42,28 +43,30 @@ class Quality:
 
 @dataclass
 class _Kept:
-    """The last answer: it is computed again only when somebody judged."""
+    """The last answer: it is computed again only when somebody judged, or when it must leave out something else."""
 
-    at: int = -1
+    at: tuple[int, frozenset[str]] = (-1, frozenset())
     found: Quality | None = None
     lock: Lock = field(default_factory=Lock)
 
 
 @router.get("/quality")
 def quality_page(request: Request, here: Here, session: Owner) -> Response:
-    """Show what judgements are worth."""
+    """Show what judgements are worth; whoever may still change their own does not learn whether it differs from others'."""
     kept: _Kept = request.app.state.__dict__.setdefault("kept_quality", _Kept())
-    last = here.store.last_judgement()
+    unsaid = frozenset(one.stored_id for one in still_open(here, session.person))
+    at = (here.store.last_judgement(), unsaid)
     with kept.lock:
-        if kept.found is None or kept.at != last:
-            kept.at, kept.found = last, quality(here)
+        if kept.found is None or kept.at != at:
+            kept.at, kept.found = at, quality(here, unsaid)
         found = kept.found
     return show(request, "quality.html", session, found=found, enough=ENOUGH, said=said_of_estimate)
 
 
-def quality(here: Place) -> Quality:
-    """Compute everything anew; the bootstraps draw from a fixed seed, so the page does not flicker."""
-    judged = judged_by_people(here.store)
+def quality(here: Place, unsaid: frozenset[str] = frozenset()) -> Quality:
+    """Compute everything anew, without the judgements of these ids; the bootstraps draw from a fixed seed, so the page does not
+    flicker."""
+    judged = [one for one in judged_by_people(here.store) if one.judgement.stored_id not in unsaid]
     said = [said_of(one) for one in judged if one.judgement.answer is not None]
     rng = np.random.default_rng(0)
     names = {one.judge: one.name for one in here.people.everybody()}
@@ -73,7 +76,8 @@ def quality(here: Place) -> Quality:
         (names.get(judge, judge), worth(judge, said, rng), weigh.get(judge, 1.0))
         for judge in sorted({one.judge for one in said}, key=lambda judge: names.get(judge, judge))
     ]
-    pairs, disputed = people_pairs(said), divided(here.store)
+    pairs = people_pairs(said)
+    disputed = [one for each in divided(here.store) if (one := each.without(unsaid)).divided]
     agree, why = alpha(said, rng)
     return Quality(
         people,

@@ -1,8 +1,13 @@
-"""Come in: by an invitation once, by name and password after. Leaves out what one may do then."""
+"""Come in: by an invitation once, by name and password after, by a link with a new password where that is forgotten.
+
+Leaves out what one may do then.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
@@ -10,8 +15,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from backflip.errors import DataError
-from backflip.store.people import Person, Role, digest_of, folded
+from backflip.store.names import folded
+from backflip.store.people import Person, Role, digest_of
+from backflip.store.resets import Resets
 from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
+from backflip.web.limits import caller_of
 from backflip.web.pages import show
 from backflip.web.passwords import fits, hashed
 
@@ -76,6 +84,26 @@ async def join(
     return await run_in_threadpool(_signed_in, here, person)
 
 
+@router.get("/reset/{token}", dependencies=open_to_all)
+def reset_page(request: Request, here: Here, token: str) -> Response:
+    """Ask for a new password, by a link that was made for one person."""
+    return show(request, "reset.html", token=token, person=_whose(request, here, token), error="")
+
+
+@router.post("/reset/{token}", dependencies=open_to_all)
+async def reset(request: Request, here: Here, token: str, password: Annotated[str, Form()] = "") -> Response:
+    """Put a new password in force; whoever was signed in under the old one is signed out."""
+    person = await run_in_threadpool(_whose, request, here, token)
+    if not here.joins.allows(f"by {digest_of(token)}", time.monotonic()):
+        raise _too_many()
+    try:
+        secret = await run_in_threadpool(hashed, password)
+    except DataError as error:
+        return show(request, "reset.html", status=409, token=token, person=person, error=str(error))
+    person = await run_in_threadpool(Resets(here.store).use, token, secret, here.clock())
+    return await run_in_threadpool(_signed_in, here, person)
+
+
 @router.post("/sign-out")
 def sign_out(request: Request, here: Here, session: Somebody) -> Response:
     """End the session."""
@@ -95,7 +123,7 @@ def _signed_in(here: Place, person: Person) -> Response:
 
 
 def _caller(request: Request) -> str:
-    return request.client.host if request.client else "?"
+    return caller_of(request.client.host) if request.client else "?"
 
 
 def _too_many() -> HTTPException:
@@ -103,9 +131,22 @@ def _too_many() -> HTTPException:
 
 
 def _role_of(request: Request, here: Place, token: str) -> Role:
-    """Return the role of an invitation. Only those that are not good are counted, so nobody's guesses shut out who was invited."""
-    try:
+    """Return the role of an invitation."""
+    with _guesses(request, here):
         return here.people.invited_as(token, here.clock())
+
+
+def _whose(request: Request, here: Place, token: str) -> Person:
+    """Return who may choose a new password by a link."""
+    with _guesses(request, here):
+        return Resets(here.store).person_of(token, here.clock())
+
+
+@contextmanager
+def _guesses(request: Request, here: Place) -> Generator[None]:
+    """Count links that are not good, and those alone: nobody's guesses shut out who was sent a good one."""
+    try:
+        yield
     except DataError:
         if not here.joins.allows(f"guesses from {_caller(request)}", time.monotonic()):
             raise _too_many() from None

@@ -203,6 +203,8 @@ def _simulate(task: Subject, count: int) -> Simulations:
 def cut(episodes: Episodes, steps: int, count: int, rng: np.random.Generator) -> Episodes:
     """Return `count` clips of `steps` decisions from rows, every place where one can begin being as likely; nothing is padded.
 
+    A clip has its row's group.
+
     Raises:
         DataError: no row is that long.
     """
@@ -221,7 +223,7 @@ def cut(episodes: Episodes, steps: int, count: int, rng: np.random.Generator) ->
         mask_BT=episodes.mask_BT[row_C1, at_CT],
         logp_BT=None,
         bootstrap_B=torch.zeros(count),
-        group_B=torch.arange(count),
+        group_B=episodes.group_B[torch.from_numpy(row_C)],
         scene=None if scene is None else scene[row_C1, with_last],
     )
 

@@ -12,7 +12,9 @@ function drawDots(figure, spec) {
 
   function redraw() {
     const width = Math.max(240, figure.clientWidth);
-    const line = 38;
+    // Where a name and its numbers do not fit beside each other, the numbers stand beneath the name.
+    const long = spec.rows.some((row) => (row.label.length + words(row).length) * 6.7 > width - 32);
+    const line = long ? 53 : 38;
     const top = spec.reference ? 20 : 6;
     const height = top + spec.rows.length * line + 24;
     const ends = spec.rows.flatMap((row) => [row.low, row.high]);
@@ -32,8 +34,8 @@ function drawDots(figure, spec) {
         svg("text", { x: x(value) + (anchor === "start" ? 5 : -5), y: 13, "text-anchor": anchor }, label));
     }
     spec.rows.forEach((row, place) => {
-      const y = top + place * line + 27;
-      group.append(svg("text", { x: 8, y: y - 11, class: "strong" }, row.label), svg("text", { x: width - 12, y: y - 11, "text-anchor": "end" }, words(row)));
+      const y = top + place * line + line - 11;
+      group.append(svg("text", { x: 8, y: y - (long ? 26 : 11), class: "strong" }, row.label), svg("text", { x: width - 12, y: y - 11, "text-anchor": "end" }, words(row)));
       const mark = svg("g", { class: `c-${row.role}` });
       if (spec.bars) mark.append(svg("rect", { class: "fill", x: x(0), y: y - 5, width: Math.max(1, x(row.value) - x(0)), height: 9, rx: 2 }));
       else {

@@ -12,6 +12,8 @@ const seven = desk.dataset.scale === "seven";
 const subShare = Number(desk.dataset.subShare);
 // What comes after an answer: "" the next pair at once, "explain" what is known of it, else the page to go to.
 const after = desk.dataset.after;
+// The guideline on this page: what is judged here is judged under it, whatever was written since.
+const read = Number(desk.dataset.guideline);
 const AHEAD = 3;
 const LOOK_AGAIN_MS = 5000;
 const SOON_MS = 100;
@@ -21,6 +23,7 @@ const clock = new Clock();
 const outbox = new Outbox(document.body.dataset.person, csrf, {
   trouble,
   refused,
+  newer: () => ($("newer").hidden = false),
   signedOut: () => trouble("You are signed out. Your answers are kept here; sign in again.", "/sign-in"),
 });
 let queue = [];
@@ -209,7 +212,7 @@ async function answer(said, button) {
   const pair = now;
   // An answer that is shown at once is one event however often it is sent.
   pair.event = (after && pair.event) || eventId();
-  const body = { query: pair.id, event: pair.event, ...said, ...found, timing: clock.end(), help: helped };
+  const body = { query: pair.id, event: pair.event, ...said, ...found, timing: clock.end(), help: helped, instructions: read };
   last = { pair, event: body.event };
   judged.add(pair.id);
   if (after) return answerAtOnce(body);

@@ -104,8 +104,8 @@ source.onmessage = (event) => {
     card(found.per_minute, "answers a minute, over the last ten"),
   );
   $("cost").replaceChildren(
-    card(found.cost.judgements.toLocaleString("en"), "judgements so far"),
-    card(time(found.cost.people_seconds), "of people's time"),
+    card(found.cost.judgements.toLocaleString("en"), "answers to the study's own questions"),
+    card(time(found.cost.people_seconds), "of people's time, with checks, trials, practice and talks"),
     card(time(found.cost.training_seconds), "of training"),
   );
   $("curves").replaceChildren(...found.curves.map(curve), ...found.against.map(against));

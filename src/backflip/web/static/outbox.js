@@ -1,6 +1,7 @@
 // Answers on their way: kept in the browser until the server says that they are on its disk, sent in order, each once. Each is kept under
-// a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's. What was
-// sent once may be on the server's disk though nothing came back: it is taken back there, by a message that waits in the same line.
+// a name of its own, so that two windows do not overwrite each other's; and under its person's, so that nobody sends another's. Several
+// windows may send what one of them kept: what is not kept any more was sent, or taken back, in another. What was sent once may be on the
+// server's disk though nothing came back: it is taken back there, by a message that waits in the same line.
 const AGAIN_MS = 2000;
 // The server has an answer to this already, or never asked: there is nothing left to send.
 const SETTLED = 409;
@@ -22,7 +23,7 @@ export class Outbox {
   kept() {
     try {
       const names = Object.keys(localStorage).filter((name) => name.startsWith(this.prefix));
-      return names.map((name) => JSON.parse(localStorage.getItem(name))).sort((a, b) => a.number - b.number);
+      return names.map((name) => ({ ...JSON.parse(localStorage.getItem(name)), kept: true })).sort((a, b) => a.number - b.number);
     } catch {
       return []; // a browser that keeps nothing: the answers live as long as the page
     }
@@ -31,8 +32,19 @@ export class Outbox {
   keep(one) {
     try {
       localStorage.setItem(this.prefix + one.body.event, JSON.stringify(one));
+      one.kept = true;
     } catch {
       // as above
+    }
+  }
+
+  // What is kept of an answer now, whichever window wrote it last; null where another window is done with it.
+  now(one) {
+    if (!one.kept) return one;
+    try {
+      return JSON.parse(localStorage.getItem(this.prefix + one.body.event));
+    } catch {
+      return one;
     }
   }
 
@@ -84,7 +96,8 @@ export class Outbox {
     }
     const one = this.waiting.find((other) => other.body.event === event);
     if (!one) return false;
-    if (one.sent) this.putUndo(event, query, undo);
+    const there = this.now(one);
+    if (one.sent || !there || there.sent) this.putUndo(event, query, undo);
     else this.forget(one);
     return true;
   }
@@ -115,6 +128,7 @@ export class Outbox {
     const content = undo ? new URLSearchParams({ event: body.event, of: body.of }) : JSON.stringify(body);
     const response = await fetch(undo ? "/judge/undo" : "/judge/answer", { method: "POST", body: content, headers });
     const found = await response.json().catch(() => ({ error: `the server said ${response.status}` }));
+    if (found.newer) this.says.newer(); // the guideline was changed since this page was loaded
     return { status: response.status, ok: response.ok, found };
   }
 
@@ -136,6 +150,10 @@ export class Outbox {
     try {
       while (this.waiting.length) {
         const one = this.waiting[0];
+        if (!this.now(one)) {
+          this.forget(one);
+          continue;
+        }
         one.sent = true;
         this.keep(one);
         const { status, ok, found } = await this.post(one.body);

@@ -53,7 +53,7 @@ function marks(claim, name, key) {
   const set = document.createElement("fieldset");
   set.dataset.claim = key;
   set.append(element("legend", claim));
-  for (const [value, word] of [["strong", "supported"], ["weak", "weakly"], ["none", "not"]]) {
+  for (const [value, word] of [["strong", "supported"], ["weak", "weakly supported"], ["none", "not supported"]]) {
     const label = document.createElement("label");
     const box = document.createElement("input");
     Object.assign(box, { type: "radio", name, value });

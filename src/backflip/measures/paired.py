@@ -1,0 +1,91 @@
+"""Differences between two that were measured on the same units (prompts, seeds, beginnings): a test, and how many units it takes.
+
+The test exchanges the two within a unit, which is all that "no difference" promises. Intervals are `stats.mean_interval`'s. Left out:
+differences between unlike units (`stats.permutation_test`).
+
+Shapes: N units, D draws, M tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as scipy_stats
+
+from backflip.measures.stats import Z_95, finite
+
+POWER = 0.8
+"""Chance with which the stated number of units tells a difference of the size seen."""
+FEWEST_SEEDS = 5
+"""Seeds from which on a difference between methods may be called told."""
+EXACT_UNITS = 14
+"""Up to so many units that differ, all ways to exchange are tried."""
+BLOCK = 500
+
+
+def sign_flip_test(difference: ArrayLike, rng: np.random.Generator, draws: int = 20_000) -> float:
+    """Return the two-sided p-value of a mean difference when any unit's two may be exchanged (Fisher 1935, section 21).
+
+    Exact for up to EXACT_UNITS units that differ at all, drawn (the observed one counted in, so never 0) beyond. Five units
+    cannot go below 0.0625, six reach 0.031.
+    """
+    moved_N = finite(difference, "differences")
+    moved_N = moved_N[moved_N != 0]
+    observed = abs(float(moved_N.sum()))
+    slack = 1e-12 * max(1.0, float(np.abs(moved_N).sum()))
+    if len(moved_N) <= EXACT_UNITS:
+        bits_DN = np.arange(2 ** len(moved_N))[:, None] >> np.arange(len(moved_N)) & 1
+        return float(np.mean(np.abs((1 - 2 * bits_DN) @ moved_N) >= observed - slack))
+    hits = 0
+    for start in range(0, draws, BLOCK):
+        sign_DN = rng.integers(0, 2, (min(BLOCK, draws - start), len(moved_N)), dtype=np.int8) * 2 - 1
+        hits += int((np.abs(sign_DN @ moved_N) >= observed - slack).sum())
+    return (hits + 1) / (draws + 1)
+
+
+def student_test(difference: ArrayLike) -> float:
+    """Return the two-sided p-value of a mean difference by Student's paired test, which agrees with the interval of `stats.mean_interval`.
+
+    For a handful of seeds, where sign flips cannot go low enough to say anything; it takes the differences for normal.
+    """
+    value_N = finite(difference, "differences")
+    if len(value_N) < 2 or not value_N.any():
+        return 1.0
+    error = float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
+    return 0.0 if error == 0 else 2 * float(scipy_stats.t.sf(abs(float(value_N.mean())) / error, len(value_N) - 1))
+
+
+def units_to_tell(difference: ArrayLike, fewest: int = 6) -> int | None:
+    """Return how many units would tell a mean difference as large as the one seen, at 5 % two-sided, with 80 % power.
+
+    The smallest n of at least `fewest` with n >= ((t_.975 + t_.80) * spread / mean)^2 at n - 1 degrees of freedom; six is the fewest that sign
+    flips can tell. None where the mean is 0: no number would. It is a guess from what was seen: a true difference half as large takes four
+    times as many.
+    """
+    value_N = finite(difference, "differences")
+    mean, spread = float(value_N.mean()), float(value_N.std(ddof=1)) if len(value_N) > 1 else math.inf
+    if mean == 0 or not math.isfinite(spread):
+        return None
+    ratio = spread / abs(mean)
+
+    def wanted(n: int) -> float:
+        reach = float(scipy_stats.t.ppf(0.975, n - 1)) + float(scipy_stats.t.ppf(POWER, n - 1))
+        return (reach * ratio) ** 2
+
+    n = max(fewest, math.ceil(((Z_95 + float(scipy_stats.norm.ppf(POWER))) * ratio) ** 2))
+    while n < wanted(n):
+        n += 1
+    return n
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values that hold for all of several tests together (Holm 1979), in the order given."""
+    p_M: NDArray[np.float64] = np.asarray(p, dtype=np.float64)
+    order = np.argsort(p_M, kind="stable")
+    raised = np.maximum.accumulate(p_M[order] * np.arange(len(p_M), 0, -1))
+    found = np.empty(len(p_M))
+    found[order] = np.minimum(1.0, raised)
+    return found.tolist()

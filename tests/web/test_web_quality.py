@@ -1,0 +1,65 @@
+"""What the owner reads of people's work: every number with its interval, or that there are too few to say; and under which guideline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import expect
+
+from backflip.measures import judges
+
+from .conftest import Site, Somebody, pair
+from .visitors import QUIET, Served, Visitor, wait_for
+
+INTERVAL = re.compile(r"^-?[\d.]+( %| s)? \(-?[\d.]+ to -?[\d.]+\), n = \d+$")
+
+
+def judge(who: Somebody, count: int) -> None:
+    for _ in range(count):
+        (one,) = who.next()
+        longer = max((0, 1), key=lambda place: len(one["sides"][place]["text"]))
+        assert who.send(one["id"], "12"[longer]).status_code == 200
+
+
+def row_of(page: str, name: str) -> list[str]:
+    """The cells of a person's row, after the name and how many they judged."""
+    row = next(row for row in page.split("<tr>") if f'<th scope="row">{name}</th>' in row)
+    return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row)][1:]
+
+
+def test_every_number_has_its_interval_or_there_are_too_few(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "DRAWS", 50)
+    site.book.change(replace(QUIET, overlap=2), "owner", site.clock())
+    site.store.add_queries([pair(n) for n in range(10, 30)])
+    olga, ann, bob = site.come("Olga", "owner"), site.come("Ann"), site.come("Bob")
+    for who in (ann, bob):
+        judge(who, judges.ENOUGH - 1)
+    cells = row_of(olga.browser.get("/quality").text, "Ann")
+    assert cells[:-1] == ["too few to say"] * 8, "known, easy, others, themselves, left, longer, time, drift"
+    for who in (ann, bob):
+        judge(who, 30 - (judges.ENOUGH - 1))
+    _, _, others, _, left, longer, seconds, drift, weight = row_of(olga.browser.get("/quality").text, "Ann")
+    for cell in (others, left, longer, seconds, drift):
+        assert INTERVAL.match(cell), cell
+    assert longer.startswith("100 %") and longer.endswith("n = 30"), "what was planted: the longer one, always"
+    assert re.fullmatch(r"\d\.\d\d", weight)
+
+
+def test_an_answer_stands_under_the_guideline_that_was_read(served: Served, come: Callable[..., Visitor]) -> None:
+    served.store.add_queries([pair(n) for n in range(4)])
+    ann = come("Ann")
+    served.book.write("instructions", "Choose the kinder one.", "owner", 0.0)
+    version = served.book.document("instructions")[0]
+    ann.press("1")
+    expect(ann.page.locator("#newer")).to_contain_text("guideline has changed")
+    ann.page.locator("#newer a").focus()
+    ann.page.keyboard.press("Enter")
+    expect(ann.page.locator("#guideline")).to_contain_text("Choose the kinder one.")
+    ann.press("1")
+    wait_for(lambda: served.store.counts()["judgements"] == 2)
+    assert [one.details["instructions"] for one in served.store.judgements(0)[0]] == [0, version]
+    expect(ann.page.locator("#newer")).to_be_hidden()
+    assert ann.complaints == []

@@ -1,0 +1,72 @@
+"""How the pages are served: to whom, behind what, and without any other server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+import backflip.web
+from backflip.cli import main
+from backflip.store import Store
+
+ELSEWHERE = re.compile(r"""(?:src|href|action|from|import|url|fetch)\s*[=(]?\s*["'(]\s*(?:https?:)?//""")
+"""What would ask another server: an address in a page, a style or a script."""
+
+
+def served(monkeypatch: pytest.MonkeyPatch, where: Path, look: Callable[[Any], None], *options: str) -> None:
+    """Let `backflip serve` start, and look at the application as it would be served instead of serving it."""
+
+    def run(server: uvicorn.Server, sockets: Any) -> None:
+        address = sockets[0].getsockname()
+        assert address[0] == "127.0.0.1", "this machine only, unless somebody says otherwise"
+        server.config.load()
+        look(server.config.loaded_app)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    assert main(["serve", str(where), "--port", "0", *options]) == 0
+
+
+def failing(app: Any, count: int = 14) -> list[int]:
+    """Try to sign in, each time as somebody whom a proxy says comes from another address."""
+    browser = TestClient(app, client=("127.0.0.1", 5000), follow_redirects=False)
+    return [
+        browser.post(
+            "/sign-in",
+            data={"name": f"n{k}", "password": "x" * 12},
+            headers={"X-Forwarded-For": f"192.0.2.{k}", "X-Forwarded-Proto": "https"},
+        ).status_code
+        for k in range(count)
+    ]
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Path:
+    Store.open(tmp_path / "store.sqlite").close()
+    return tmp_path / "store.sqlite"
+
+
+def test_a_forged_address_is_not_believed(monkeypatch: pytest.MonkeyPatch, where: Path) -> None:
+    found: list[int] = []
+    served(monkeypatch, where, lambda app: found.extend(failing(app)))
+    assert found[0] == 401 and found[-1] == 429, "all of them come from one address"
+
+
+def test_a_proxy_that_is_trusted_says_who_comes(monkeypatch: pytest.MonkeyPatch, where: Path) -> None:
+    found: list[int] = []
+    options = ("--public-url", "https://judge.example", "--trust-proxy", "127.0.0.1")
+    served(monkeypatch, where, lambda app: found.extend(failing(app)), *options)
+    assert set(found) == {401}
+
+
+def test_pages_need_no_other_server() -> None:
+    assert ELSEWHERE.search('<script src="https://cdn.example/htmx.js">') and ELSEWHERE.search("import x from '//a'")
+    folder = Path(backflip.web.__file__).parent
+    files = [one for part in ("templates", "static") for one in (folder / part).iterdir()]
+    assert len(files) > 25
+    assert [one.name for one in files if ELSEWHERE.search(one.read_text(encoding="utf-8"))] == []
