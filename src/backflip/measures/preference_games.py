@@ -86,7 +86,7 @@ def regularised_nash(prob_AA: ArrayLike, base_A: ArrayLike, tau: float) -> NDArr
 
     def best_reply(logp_A: NDArray[np.float64]) -> NDArray[np.float64]:
         tilted_A = base_logp_A + table_AA @ np.exp(logp_A - logsumexp(logp_A)) / tau
-        return tilted_A - float(logsumexp(tilted_A))
+        return np.asarray(tilted_A) - np.asarray(logsumexp(tilted_A))
 
     found: Any = optimize.root(lambda logp_A: best_reply(logp_A) - logp_A, base_logp_A, tol=1e-13)
     logp_A = best_reply(np.asarray(found.x))
