@@ -138,10 +138,9 @@ def write_reward_model(
 
     Returns what is worth printing, by what it is.
     """
-    human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
-    run.estimate("gold_judge_accuracy", human)
+    human = gold_judge(run)
     if found.proxy is None:
-        return {"gold judge on held-out human labels": human}
+        return human
     n, proxy = found.candidates, found.proxy
     items = [item for row in found.base_items for item in row[n : n + 2]]
     questions = pair_up(items, QUESTION, stream(config.seed, "held-out pairs"))
@@ -169,9 +168,8 @@ def write_reward_model(
     calibrated = calibration(predicted_K, share_K, stream(config.seed, "calibration"))
     baselines = {name: accuracy(delta, share_K) for name, delta in baseline_deltas(trained.pairs, held).items()}
     against = against_gold(found, proxy, trained)
-    run.estimate("reward_model_accuracy", right)
-    run.estimate("bag_of_words_accuracy", baselines["bag_of_words"])
-    for name, estimate in against.items():
+    ours = {"reward_model_accuracy": right, "bag_of_words_accuracy": baselines["bag_of_words"]}
+    for name, estimate in (ours | against).items():
         run.estimate(name, estimate)
     run.result(
         "reward_model",
@@ -195,8 +193,15 @@ def write_reward_model(
         "reward model, on the gold judge's own choice": against["reward_model_agreement_with_gold"],
         "bag of words, on the gold judge's own choice": against["bag_of_words_agreement_with_gold"],
         "by how much the reward model is right more often": against["reward_model_lead"],
-        "gold judge on held-out human labels": human,
+        **human,
     }
+
+
+def gold_judge(run: Run) -> dict[str, Estimate]:
+    """Write and return how often the gold judge itself is right about people's stars."""
+    human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
+    run.estimate("gold_judge_accuracy", human)
+    return {"gold judge on held-out human labels": human}
 
 
 def against_gold(found: Answers, proxy: Proxy, trained: Trained) -> dict[str, Estimate]:
