@@ -93,7 +93,7 @@ def ours(task: dict[str, Any], seed: int, collect: Path | None) -> dict[str, Any
     import torch
     from control_task import Ledger
 
-    from backflip.loops.ppo import stream
+    from backflip.loops.parts import stream
     from backflip.measures.control_truth import Step, gymnasium_reward
     from backflip.optimise import ppo
     from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from backflip.experiments.reviews import ReviewsConfig
-from backflip.experiments.reviews_measures import held_out_answers
+from backflip.experiments.reviews_answers import held_out_answers
 from backflip.policies.lm import load_policy
 from backflip.worlds import reviews
 from backflip.worlds.text import TextWorld

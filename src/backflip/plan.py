@@ -17,9 +17,7 @@ from backflip.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-    from backflip.optimise.ppo import PPOConfig
     from backflip.policies.lm import LMConfig
-    from backflip.rewards.fit import FitConfig
 
 MIB = 2**20
 FLOAT_BYTES = 4
@@ -42,52 +40,35 @@ HOUR, MINUTE = 3600.0, 60.0
 
 
 class TextSettings(Protocol):
-    """What a run on texts is asked for: `loops.ppo.PPOLoopConfig`, with how the policy writes."""
-
-    @property
-    def rounds(self) -> int:
-        """Rounds of sample, ask, fit, improve."""
-        ...
-
-    @property
-    def comparisons(self) -> int:
-        """Questions to train on."""
-        ...
-
-    @property
-    def members(self) -> int:
-        """Reward models."""
-        ...
-
-    @property
-    def normalise_on(self) -> int:
-        """Answers on which rewards are normalised, each round."""
-        ...
-
-    @property
-    def updates(self) -> int:
-        """PPO updates."""
-        ...
-
-    @property
-    def episodes(self) -> int:
-        """Answers an update."""
-        ...
-
-    @property
-    def fit(self) -> FitConfig:
-        """The fit of a reward model."""
-        ...
-
-    @property
-    def ppo(self) -> PPOConfig:
-        """The update."""
-        ...
+    """What a run on texts is asked for: the settings of a recipe in `loops`, with how the policy writes."""
 
     @property
     def sampling(self) -> LMConfig:
         """How the policy writes."""
         ...
+
+    @property
+    def work(self) -> MethodWork:
+        """What the recipe does with it."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodWork:
+    """What a recipe does beside sampling answers to compare, as its settings say."""
+
+    sampled: int
+    """Answers sampled for updates, and to normalise rewards."""
+    updated: int
+    """Answers that updates learn from."""
+    passes: int
+    """Times an update goes over its answers."""
+    tokens_per_microbatch: int
+    """Tokens of one forward and backward pass."""
+    reward_models: int = 0
+    """Members of the ensemble; 0 for a recipe that learns no reward."""
+    reward_epochs: float = 0.0
+    """Passes of each over the comparisons, over all rounds."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +161,7 @@ class Plan:
         seconds_per_judgement: float = 0.0,
         lora_rank: int | None = None,
     ) -> Self:
-        """Estimate a run of `loops.ppo` on the model at `where`; measures the machine for a moment.
+        """Estimate a run of a recipe on the model at `where`; measures the machine for a moment.
 
         `judgements` counts every question, those of the final measurement too; `measured` the answers to held-out prompts.
 
@@ -190,20 +171,20 @@ class Plan:
         from backflip.policies.checkpoints import pick_device
 
         shape = shape_of(where, lora_rank)
-        answer, updated = config.sampling.max_new_tokens, config.updates * config.episodes
+        answer, method = config.sampling.max_new_tokens, config.work
         work = Work(
-            sampled=2 * judgements + config.rounds * config.normalise_on + updated,
-            updated=updated,
-            passes=config.ppo.epochs,
+            sampled=2 * judgements + method.sampled,
+            updated=method.updated,
+            passes=method.passes,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer,
             rows=config.sampling.rows,
             longest_tokens=round(2 * prompt_tokens) + answer,
-            tokens_per_microbatch=config.ppo.tokens_per_microbatch,
+            tokens_per_microbatch=method.tokens_per_microbatch,
             comparisons=judgements,
             measured=measured,
-            reward_models=config.members,
-            reward_epochs=config.fit.epochs * config.rounds,
+            reward_models=method.reward_models,
+            reward_epochs=method.reward_epochs,
             reference_copy=lora_rank is None,
             seconds_per_judgement=seconds_per_judgement,
         )

@@ -10,7 +10,7 @@ import pytest
 from backflip.experiments import find, listing
 from backflip.experiments.reviews import ReviewsConfig
 from backflip.experiments.text import Lora, TextConfig
-from backflip.loops.ppo import StopRules
+from backflip.loops.stop import StopRules
 from backflip.optimise.kl import AdaptiveKL
 from backflip.optimise.presets import small_cpu
 from backflip.run_config import config_from_json, config_to_json

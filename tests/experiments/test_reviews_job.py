@@ -20,7 +20,9 @@ from backflip.errors import ConfigError
 from backflip.experiments import reviews as job
 from backflip.experiments.reviews import ReviewsConfig
 from backflip.experiments.reviews_measures import against_gold
+from backflip.loops import fitting
 from backflip.loops import ppo as loop
+from backflip.loops.asking import pair_up
 from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.policies.lm import LMConfig, load_policy
@@ -155,8 +157,9 @@ def test_a_reward_model_that_follows_the_gold_is_always_right_and_its_opposite_n
     gold_KN[0, 0] = gold_KN[0, 1]  # the judge calls this a tie: it is no pair
     taught: Any = SimpleNamespace(pairs=[Comparison(items[0][0], items[0][1], share=1.0)])
     for sign, rate in ((1.0, 1.0), (-1.0, 0.0)):
-        found: Any = SimpleNamespace(base_items=items, base_gold_KN=gold_KN, base_proxy_KN=sign * gold_KN)
-        said = against_gold(found, taught)
+        found: Any = SimpleNamespace(base_items=items, base_gold_KN=gold_KN)
+        proxy: Any = SimpleNamespace(base_KN=sign * gold_KN)
+        said = against_gold(found, proxy, taught)
         assert said["reward_model_agreement_with_gold"].value == rate
         # a bag of words that knows none of the words scores all alike, which is half right
         assert said["reward_model_lead"].value == rate - said["bag_of_words_agreement_with_gold"].value
@@ -199,7 +202,7 @@ def test_a_learner_that_reads_the_gold_is_stopped(
     monkeypatch.setattr(job, "load_gold", lambda path: opened.append(load(path)) or opened[-1])
     names: dict[str, Any] = {"__name__": module, "Item": Item, "gold": opened}
     exec("def peek(*args, **more):\n    return gold[0](Item('the film', ' is good', {}))", names)
-    monkeypatch.setattr(loop, place, names["peek"])
+    monkeypatch.setattr(fitting if place == "fit_reward" else loop, place, names["peek"])
     with pytest.raises(PermissionError, match=f"{module} read the ground truth"):
         carry_out(tmp_path / "run", replace(SMALL, members=1))
     assert len(opened) == 1
@@ -225,7 +228,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Sy
     gold = job.load_gold(reviews.assets() / "gold.safetensors")
     world = TextWorld(reviews.read_openings("train")[:200], policy.tokenizer, group_size=2)
     rows = world.collect(policy, 400, np.random.default_rng(0))
-    questions = loop.pair_up(world.show(rows), "Which?", np.random.default_rng(1))
+    questions = pair_up(world.show(rows), "Which?", np.random.default_rng(1))
     folder = tmp_path_factory.mktemp("teachers")
 
     def make(**settings: Any) -> tuple[SyntheticTeacher, list[Any]]:

@@ -23,14 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from backflip.data import Item, Judgement, Query
 from backflip.errors import ConfigError
 from backflip.loops.answers import answers_to
-from backflip.loops.ppo import (
-    Parts,
-    PPOLoopConfig,
-    StopRules,
-    pair_up,
-    share,
-    stream,
-)
+from backflip.loops.asking import pair_up
+from backflip.loops.parts import Parts, share, stream
+from backflip.loops.ppo import PPOLoopConfig
+from backflip.loops.stop import StopRules
 from backflip.overseers.function import FunctionOverseer
 from backflip.policies.lm import LMConfig, LMPolicy
 from backflip.progress import Progress
@@ -121,7 +117,7 @@ def test_shares_add_up_and_differ_by_one_at_most(total: int, rounds: int) -> Non
 
 
 def test_a_stream_is_the_same_in_every_process_and_apart_from_all_others() -> None:
-    program = "from backflip.loops.ppo import stream; print(stream(3, 'ppo', 1, 2).integers(1 << 62))"
+    program = "from backflip.loops.parts import stream; print(stream(3, 'ppo', 1, 2).integers(1 << 62))"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     assert int(found.stdout) == int(stream(3, "ppo", 1, 2).integers(1 << 62))

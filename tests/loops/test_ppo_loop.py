@@ -18,16 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
+from backflip.loops import asking, fitting, improving
 from backflip.loops import ppo as loop
 from backflip.loops.answers import gather
-from backflip.loops.ppo import (
-    Parts,
-    PPOLoopConfig,
-    StopRules,
-    Trained,
-    pair_up,
-    train,
-)
+from backflip.loops.asking import pair_up
+from backflip.loops.parts import Parts, Trained
+from backflip.loops.ppo import PPOLoopConfig, train
+from backflip.loops.stop import StopRules
 from backflip.measures.stats import permutation_test
 from backflip.optimise.kl import FixedKL
 from backflip.overseers.function import FunctionOverseer
@@ -278,7 +275,7 @@ def outcome(run: Run, trained: Trained, parts: Parts) -> tuple[Any, ...]:
     )
 
 
-MOMENTS = ["pair_up", "gather", "fit_reward", "improve", "stopped"]
+MOMENTS = {"pair_up": asking, "gather": asking, "fit_reward": fitting, "improve": loop, "stopped": improving}
 """Steps of the recipe that fail the given time they are entered."""
 
 
@@ -297,7 +294,7 @@ def test_a_crash_anywhere_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Any, ...], moment: str, time_entered: int
 ) -> None:
     config = replace(TINY, rounds=2, comparisons=40)
-    true, entered = getattr(loop, moment), 0
+    true, entered = getattr(MOMENTS[moment], moment), 0
 
     def crashing(*args: Any, **more: Any) -> Any:
         nonlocal entered
@@ -311,7 +308,7 @@ def test_a_crash_anywhere_changes_nothing(
         parts.policy.config = replace(parts.policy.config, max_new_tokens=2)
         return outcome(run, train(parts, config, run), parts)
 
-    monkeypatch.setattr(loop, moment, crashing)
+    monkeypatch.setattr(MOMENTS[moment], moment, crashing)
     with pytest.raises(Crash), new_run(tmp_path / "run", config) as run:
         attempt(run)
     with Run.resume(tmp_path / "run") as run:

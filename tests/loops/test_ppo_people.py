@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from backflip.data import Judgement, Query
+from backflip.loops import fitting
 from backflip.loops import ppo as loop
-from backflip.loops.ppo import Parts, train
+from backflip.loops.parts import Parts
+from backflip.loops.ppo import train
 from backflip.progress import Progress
 from backflip.run import Run
 from backflip.store import Store
@@ -36,7 +38,7 @@ def test_after_a_kill_comparisons_weigh_what_they_weighed_in_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[float] = []
-    true = loop.fit_reward
+    true = fitting.fit_reward
 
     def seen(parts: Parts, pairs: Sequence[Any], *rest: Any, **more: Any) -> Any:
         fitted[:] = fitted or [pair.weight for pair in pairs]
@@ -46,7 +48,7 @@ def test_after_a_kill_comparisons_weigh_what_they_weighed_in_the_fit(
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash), new_run(tmp_path / "run") as run:
-        patch.setattr(loop, "fit_reward", seen)
+        patch.setattr(fitting, "fit_reward", seen)
         patch.setattr(loop, "improve", crash)
         train(parts_of(run, overseer=Three(run.store)), TINY, run)
     with Run.resume(tmp_path / "run") as run:

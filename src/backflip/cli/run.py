@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from backflip.cli.options import Options
 from backflip.cli.quiet import without_foreign_bars
 from backflip.errors import ConfigError
-from backflip.experiments import Experiment, find, listing
+from backflip.experiments import METHOD, Experiment, find, listing
+from backflip.experiments.methods import carried
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -45,11 +46,14 @@ def main(argv: Sequence[str]) -> int:
     spec = find(name)
     from backflip.cli.config import parse, print_help
 
+    kind = spec.config_of(own.method)
     if wants_help:
         _help(parser)
-        print_help(spec.config, parser.prog)
+        if spec.methods:
+            print(f"methods of {name} (--method NAME, with --help for its settings): {', '.join(spec.methods)}\n")
+        print_help(kind, parser.prog)
         return 0
-    config = parse(spec.config, overrides, parser.prog, parser.names())
+    config = parse(kind, overrides, parser.prog, parser.names())
     if own.plan:
         return _plan(spec, config)
     from backflip.progress import Progress
@@ -84,6 +88,9 @@ def _options(name: str) -> Options:
         metavar="PERSON",
         help="with --again: leave out what this person (or other judge) said; may be given several times",
     )
+    parser.add_argument(
+        "--method", metavar="NAME", help="how judgements are used, for an experiment that has several methods"
+    )
     parser.add_argument("--plan", action="store_true", help="say what it will need (memory, time, judgements) and stop")
     parser.add_argument(
         "--store", metavar="URL", help="postgresql:// address of the store (default: SQLite in the run folder)"
@@ -112,7 +119,7 @@ def _no_name() -> int:
 
 def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     """Go on with a run. Its settings are part of it, so none may be given again."""
-    of_a_new_run = ("folder", "again", "without", "trackers", "plan")
+    of_a_new_run = ("folder", "again", "without", "trackers", "plan", "method")
     given = [*overrides, *(f"--{option}" for option in of_a_new_run if getattr(own, option))]
     if given:
         raise ConfigError(f"a resumed run keeps the settings it has; leave out {given[0]}, or start a new run")
@@ -124,7 +131,7 @@ def _resume(name: str | None, own: Namespace, overrides: Sequence[str]) -> int:
     if name not in (None, record.experiment):
         raise ConfigError(f'{own.resume} is a run of "{record.experiment}", not of "{name}"; leave the name out')
     spec = find(record.experiment)
-    config = config_from_json(spec.config, record.config)
+    config = config_from_json(spec.config_of(record.config.get(METHOD)), record.config)
     run = Run.resume(own.resume, store=own.store)
     run.progress = Progress(quiet=own.quiet)
     return carry_out(spec, config, run, quiet=own.quiet)
@@ -142,8 +149,11 @@ def _again(name: str | None, own: Namespace, overrides: Sequence[str], parser: O
     if name not in (None, record.experiment):
         raise ConfigError(f'{own.again} is a run of "{record.experiment}", not of "{name}"; leave the name out')
     spec = find(record.experiment)
-    before = config_from_json(spec.config, record.config)
-    config = parse(spec.config, overrides, parser.prog, parser.names(), before)
+    before = config_from_json(spec.config_of(record.config.get(METHOD)), record.config)
+    kind = spec.config_of(own.method or record.config.get(METHOD))
+    config = parse(
+        kind, overrides, parser.prog, parser.names(), before if isinstance(before, kind) else carried(before, kind)
+    )
     if own.plan:
         return _plan(spec, config)
     run = Run.create(

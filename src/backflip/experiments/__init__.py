@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from backflip.errors import ConfigError
+from backflip.experiments.methods import METHODS, joined
 
 if TYPE_CHECKING:
     from backflip.plan import Plan
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 DECORATOR = "experiment"
 RESERVED = ("resume", "plan", "runs", "folder", "store", "quiet", "trackers", "help")
 """Options of `backflip run` itself, which no setting may be called."""
+METHOD = "method"
+"""The setting that says with which method an experiment is run, where it can be run with several; an option of `backflip run` too."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,25 @@ class Experiment:
     function: Callable[[Any, Run], None]
     plan: Callable[[Any], Plan] | None
     """What the run will need, from the config alone; None where nobody can say."""
+    own: type[Any] | None = None
+    """Settings that are there with any method, for an experiment that can be run with each of `experiments.methods`."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods it can be run with; empty where it has but its own."""
+        return () if self.own is None else tuple(METHODS)
+
+    def config_of(self, method: str | None) -> type[Any]:
+        """Return the type of its settings with this method, or without one being named.
+
+        Raises:
+            ConfigError: it cannot be run with that.
+        """
+        if self.own is None and method is not None:
+            raise ConfigError(f'"{self.name}" has one method, its own; leave --method out')
+        if self.own is None or method in (None, getattr(self.config(), METHOD)):
+            return self.config
+        return joined(self.own, method)
 
     def __call__(self, config: Any, run: Run) -> None:
         """Do the work."""
@@ -44,9 +66,11 @@ class Experiment:
 
 
 def experiment(
-    config: type[Any], plan: Callable[[Any], Plan] | None = None
+    config: type[Any], plan: Callable[[Any], Plan] | None = None, own: type[Any] | None = None
 ) -> Callable[[Callable[[Any, Run], None]], Experiment]:
     """Make a function `(config, run)` an experiment that `backflip run` finds by its file's name.
+
+    `own`: the part of the config that is no method's, for an experiment that can be run with other methods than `config` is for.
 
     Raises:
         TypeError: the config is not a frozen dataclass with an int field `seed` and a default for everything.
@@ -56,7 +80,8 @@ def experiment(
         raise TypeError(f"{config.__name__} must be a frozen dataclass to be the config of an experiment")
     if get_type_hints(config).get("seed") is not int:
         raise TypeError(f"{config.__name__} needs a field `seed: int`: a run without a seed cannot be repeated")
-    if taken := sorted({spec.name for spec in fields(config)} & set(RESERVED)):
+    reserved = {*RESERVED, *((METHOD,) if own is None else ())}
+    if taken := sorted({spec.name for spec in fields(config)} & reserved):
         raise TypeError(f"{config.__name__}.{taken[0]} would hide the option --{taken[0]} of `backflip run`; rename it")
     try:
         config()
@@ -64,7 +89,7 @@ def experiment(
         raise TypeError(f"every field of {config.__name__} needs a default: {error}") from error
 
     def decorate(function: Callable[[Any, Run], None]) -> Experiment:
-        return Experiment(function.__module__.rpartition(".")[2], config, function, plan)
+        return Experiment(function.__module__.rpartition(".")[2], config, function, plan, own)
 
     return decorate
 

@@ -17,7 +17,7 @@ import numpy as np
 from backflip.data import Item, Query
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.measures.agreement import accuracy
 from backflip.measures.atari_truth import AtariTruth, clip_correlation, points_of
 from backflip.measures.clip_truth import kept_truth

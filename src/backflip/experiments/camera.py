@@ -25,7 +25,7 @@ from backflip.data import Estimate, Query
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.loops.answers import answers_to
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.measures.camera_truth import (
     Outcomes,
     best,

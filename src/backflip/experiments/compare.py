@@ -33,7 +33,7 @@ from backflip.experiments.compare_parts import (
 from backflip.experiments.reviews_measures import QUESTION
 from backflip.experiments.text import function_of
 from backflip.loops.answers import gather
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.measures.bradley_terry import Ratings, bradley_terry, cycles
 from backflip.measures.diversity import distinct_n, ngrams, repetition
 from backflip.measures.gold import stored_gold

@@ -18,7 +18,7 @@ import torch
 from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.arms import checkpoint_of
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.measures.diversity import length_tokens
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.run_record import CHECKPOINTS, RunRecord, names_of, read_run

@@ -37,7 +37,7 @@ from backflip.experiments.intrinsic_parts import (
     television,
 )
 from backflip.loops.control import threads
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.loops.rooms import RoomsPPOConfig, around, counting_cover, random_cover
 from backflip.measures.empowerment import capacity, channel, closed_form_S
 from backflip.measures.rooms_truth import wanted_S

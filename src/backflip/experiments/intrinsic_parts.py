@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from backflip.data import Episodes, Query
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.loops.rooms import RoomsPPOConfig, curious_time, improve
 from backflip.measures.clip_truth import kept_truth
 from backflip.measures.empowerment import empowerment_S

@@ -19,20 +19,18 @@ import torch
 from backflip.data import Query
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
+from backflip.experiments.methods import load
+from backflip.experiments.reviews_answers import OPPONENTS, QUESTION, Gold, answers_of, held_out_answers, texts
 from backflip.experiments.reviews_measures import (
-    OPPONENTS,
-    QUESTION,
-    Gold,
-    answers_of,
-    held_out_answers,
     print_result,
-    texts,
     write_cost,
     write_reward_model,
     write_samples,
     write_table,
 )
-from backflip.loops.ppo import Parts, PPOLoopConfig, pair_up, stream, train
+from backflip.loops.asking import pair_up
+from backflip.loops.parts import Parts, stream
+from backflip.loops.ppo import PPOLoopConfig
 from backflip.measures.diversity import distinct_ratio, length_tokens
 from backflip.measures.gold import gold_scores, load_gold, stored_gold
 from backflip.measures.kl import kl_nats_per_sequence
@@ -46,7 +44,7 @@ from backflip.overseers.synthetic import SyntheticTeacher, beta_for_agreement, t
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
-from backflip.protocols import Overseer, RewardModel
+from backflip.protocols import Overseer, Policy, RewardModel
 from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
 from backflip.worlds import reviews
@@ -60,9 +58,13 @@ LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
-class ReviewsConfig(PPOLoopConfig):
-    """Settings of the main job."""
+class ReviewsTask:
+    """Settings of the main job, whatever the method; the method adds its own."""
 
+    seed: int = 0
+    """Of everything random."""
+    method: str = "ppo"
+    """How the judgements are used; each method has settings of its own (`--method NAME --help`)."""
     policy: Path | None = None
     """Causal language model to start from; none: the base that ships."""
     sampling: LMConfig = field(default_factory=lambda: LMConfig(temperature=0.8, max_new_tokens=32, rows=128))
@@ -75,7 +77,23 @@ class ReviewsConfig(PPOLoopConfig):
     agreement: float = 0.75
     """How often a stochastic teacher agrees with the gold judge's own choice."""
     best_of: int = 16
-    """n of best-of-n."""
+    """n of best-of-n, which is measured wherever a reward is learned."""
+
+    def __post_init__(self) -> None:
+        if self.best_of < 1:
+            raise ConfigError(f"best_of is {self.best_of}, expected 1 or more")
+        if not 0.5 < self.agreement < 1:
+            raise ConfigError(
+                f"agreement is {self.agreement}, expected above 0.5 (a coin) and below 1 (teacher=oracle)"
+            )
+
+
+@dataclass(frozen=True)
+class ReviewsConfig(ReviewsTask, PPOLoopConfig):
+    """Settings of the main job with PPO."""
+
+    method: Literal["ppo"] = "ppo"
+    """How the judgements are used; each method has settings of its own (`--method NAME --help`)."""
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(lr=3e-4, head_lr=3e-4, batch=16, bootstrap=False, held_out=0.05)
     )
@@ -95,13 +113,8 @@ class ReviewsConfig(PPOLoopConfig):
     shorter; none at all a fifth longer (lab/LOG.md)."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.best_of < 1:
-            raise ConfigError(f"best_of is {self.best_of}, expected 1 or more")
-        if not 0.5 < self.agreement < 1:
-            raise ConfigError(
-                f"agreement is {self.agreement}, expected above 0.5 (a coin) and below 1 (teacher=oracle)"
-            )
+        ReviewsTask.__post_init__(self)
+        PPOLoopConfig.__post_init__(self)
 
 
 def plan(config: ReviewsConfig) -> Plan:
@@ -117,8 +130,8 @@ def plan(config: ReviewsConfig) -> Plan:
     )
 
 
-@experiment(config=ReviewsConfig, plan=plan)
-def main(config: ReviewsConfig, run: Run) -> None:
+@experiment(config=ReviewsConfig, plan=plan, own=ReviewsTask)
+def main(config: ReviewsTask, run: Run) -> None:
     """Learn a taste in film reviews from comparisons: base, reward model, PPO, and how far to trust the result."""
     policy = load_policy(config.policy or reviews.assets() / "base", config.sampling, value_head=True)
     gold = load_gold(reviews.assets() / "gold.safetensors")
@@ -136,14 +149,15 @@ def main(config: ReviewsConfig, run: Run) -> None:
         question=QUESTION,
         check=Look(held_out, gold, base, config.seed),
     )
-    trained = train(parts, config, run)
-    run.checkpoint("policy", config.updates, policy.save)
+    method = load(config.method)
+    trained = method.train(parts, config, run)
+    run.checkpoint("policy", trained.updates, trained.policy.save)
     with run.progress.phase("measure on held-out openings"):
-        found = answers_of(policy, base, trained.reward, held_out, gold, config)
-        rows = write_table(found, policy, base, run)
+        found = answers_of(trained, held_out, gold, config)
+        rows = write_table(found, trained, method.title, config, run)
         judged = write_reward_model(found, trained, overseer, config, run)
     write_cost(trained, config, run)
-    write_samples(found, run)
+    write_samples(found, config, run)
     print_result(rows, judged, found, trained, run)
 
 
@@ -156,8 +170,8 @@ class Look:
     base: LMPolicy
     seed: int
 
-    def __call__(self, policy: LMPolicy, reward: RewardModel) -> dict[str, float]:
-        """Return the gold win rate against the base, proxy, exact KL, diversity and length."""
+    def __call__(self, policy: Policy, reward: RewardModel | None) -> dict[str, float]:
+        """Return the gold win rate against the base, proxy (where there is one), exact KL, diversity and length."""
         rows = held_out_answers(self.world, policy, 1, stream(self.seed, "look"), LOOKED_AT)
         theirs = held_out_answers(self.world, self.base, 1, stream(self.seed, "look at the base"), LOOKED_AT)
         items, base_items = self.world.show(rows), self.world.show(theirs)
@@ -166,14 +180,14 @@ class Look:
             "gold_win_rate": float(wins(gold_K, gold_scores(self.gold, base_items)).mean()),
             "gold": float(gold_K.mean()),
             "n": float(len(items)),
-            "proxy": float(reward(rows).sum(1).mean()),
+            **({} if reward is None else {"proxy": float(reward(rows).sum(1).mean())}),
             "kl_nats_per_sequence": kl_nats_per_sequence(policy, self.base, rows).value,
             "distinct2_ratio": distinct_ratio(texts(items), texts(base_items)).value,
             "length_tokens": length_tokens(rows).value,
         }
 
 
-def overseer_of(config: ReviewsConfig, gold: Gold, world: TextWorld, base: LMPolicy, run: Run) -> Overseer:
+def overseer_of(config: ReviewsTask, gold: Gold, world: TextWorld, base: LMPolicy, run: Run) -> Overseer:
     """Return a person at this terminal, or the teacher, whose rationality is set on answers of the base to training openings."""
     if (again := recorded(run.path, run.store)) is not None:
         return again

@@ -6,167 +6,117 @@ Shapes: K openings, N answers an opening, P pairs of an opening, M members of th
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy.special import expit
 
-from backflip.data import Episodes, Estimate, Item
-from backflip.loops.ppo import Trained, pair_up, stream
+from backflip.data import Episodes, Estimate
+from backflip.experiments.reviews_answers import OPPONENTS, QUESTION, Answers, Proxy, texts
+from backflip.loops.asking import pair_up
+from backflip.loops.parts import Trained, stream
 from backflip.measures.agreement import accuracy, ceiling, set_aside
 from backflip.measures.best_of_n import best_of_n, kl_bound_nats
 from backflip.measures.calibration import calibration
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams, repetition
-from backflip.measures.gold import gold_scores
 from backflip.measures.kl import kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, share_interval
 from backflip.measures.win_rate import wins
-from backflip.memory import give_back
-from backflip.optimise.best_of_n import choose
 from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import visible
-from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer
 from backflip.rewards.baselines import baseline_deltas, fit_bag_of_words
 from backflip.rewards.comparisons import Comparison, comparisons
 from backflip.worlds import reviews
-from backflip.worlds.text import TextWorld, answer, pad_left
 
 if TYPE_CHECKING:
-    from backflip.experiments.reviews import ReviewsConfig
+    from backflip.experiments.reviews import ReviewsTask
     from backflip.run import Run
 
-Gold = Callable[[Item], NDArray[np.float64]]
-"""The gold judge; it answers the teacher and measures alone."""
-QUESTION = "Which continuation makes the more favourable review?"
 PRINTED = 3
 """Openings whose answers are printed at the end; all are in the run folder."""
-OPPONENTS = 4
-"""Answers of the base to every held-out opening against which policies are measured."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Answers to held-out openings: the base's N + OPPONENTS an opening, and one of the policy's."""
-
-    base_items: list[list[Item]]
-    base_rows: Episodes
-    base_gold_KN: NDArray[np.float64]
-    base_proxy_KN: NDArray[np.float64]
-    base_raw_MKN: NDArray[np.float64]
-    """Raw scores of every member of the ensemble."""
-    chosen: list[int]
-    """Which of the first N best-of-n takes."""
-    items: list[Item]
-    rows: Episodes
-    gold_K: NDArray[np.float64]
-    proxy_K: NDArray[np.float64]
-    candidates: int
-
-    @property
-    def opponents_KN(self) -> NDArray[np.float64]:
-        """Gold of the base's answers that nobody chooses from."""
-        return self.base_gold_KN[:, self.candidates :]
-
-
-def answers_of(
-    policy: LMPolicy, base: LMPolicy, reward: Any, world: TextWorld, gold: Gold, config: ReviewsConfig
-) -> Answers:
-    """Sample and score everything that the measures need."""
-    n = config.best_of
-    give_back()
-    base_rows = held_out_answers(world, base, n + OPPONENTS, stream(config.seed, "base"))
-    rows = held_out_answers(world, policy, 1, stream(config.seed, "held out"))
-    base_items, items = world.show(base_rows), world.show(rows)
-    shape = (len(rows), n + OPPONENTS)
-    raw_MB = torch.stack([model.score_B(base_rows) for model in reward.models])
-    proxy_B = torch.stack(
-        [(raw_B - m.normaliser.mean) / m.normaliser.std for raw_B, m in zip(raw_MB, reward.models, strict=True)]
-    ).mean(0)
-    give_back()
-    candidates = np.arange(len(base_rows)).reshape(shape)[:, :n].ravel()
-    proxy_BT = torch.zeros(base_rows.mask_BT.shape)
-    proxy_BT[:, 0] = proxy_B
-    picked = choose(base_rows.select(candidates.tolist()), proxy_BT[candidates])
-    return Answers(
-        base_items=[base_items[k * shape[1] : (k + 1) * shape[1]] for k in range(shape[0])],
-        base_rows=base_rows,
-        base_gold_KN=gold_scores(gold, base_items).reshape(shape),
-        base_proxy_KN=proxy_B.double().numpy().reshape(shape),
-        base_raw_MKN=raw_MB.double().numpy().reshape(-1, *shape),
-        chosen=[int(row) % n for row in picked],
-        items=items,
-        rows=rows,
-        gold_K=gold_scores(gold, items),
-        proxy_K=reward(rows).sum(1).double().numpy(),
-        candidates=n,
-    )
-
-
-def write_table(found: Answers, policy: LMPolicy, base: LMPolicy, run: Run) -> list[dict[str, Any]]:
-    """Measure base, best-of-n and PPO alike; write table, curve and estimates; return the table's rows."""
-    n, count = found.candidates, len(found.items)
+def write_table(
+    found: Answers, trained: Trained, title: str, config: ReviewsTask, run: Run
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Measure base, best-of-n (where a reward chooses) and the policy alike; write table, curve and estimates; return the table's rows."""
+    n, count, name = found.candidates, len(found.items), config.method
     won_KN = wins(found.base_gold_KN[:, :n, None], found.opponents_KN[:, None, :]).mean(-1)
     first = found.base_rows.select([k * (n + OPPONENTS) for k in range(count)])
-    picked = found.base_rows.select([k * (n + OPPONENTS) + choice for k, choice in enumerate(found.chosen)])
-    base_texts = texts([row[0] for row in found.base_items])
-    best_texts = texts([row[choice] for row, choice in zip(found.base_items, found.chosen, strict=True)])
-    our_texts = texts(found.items)
-    # distinct-2 falls with the amount of text: all three are looked at equally far
-    limit = min(sum(len(ngrams(text, 2)) for text in each) for each in (base_texts, best_texts, our_texts))
-    kl = kl_nats_per_sequence(policy, base, found.rows)
-    bound = kl_bound_nats(n)
+    base_texts, our_texts = texts([row[0] for row in found.base_items]), texts(found.items)
+    best = None if found.proxy is None else _best_of_n(found, found.proxy, won_KN)
+    # distinct-2 falls with the amount of text: all are looked at equally far
+    said = [base_texts, our_texts, *([best.texts] if best else [])]
+    limit = min(sum(len(ngrams(text, 2)) for text in each) for each in said)
+    kl = kl_nats_per_sequence(trained.policy, trained.reference, found.rows)
     rows: list[dict[str, Any]] = [
         {
             "policy": "base",
             "gold_win_rate": share_interval(won_KN.mean(1)),
             "kl_nats_per_sequence": Estimate(0.0, 0.0, 0.0, count),
-            "entropy_nats": entropy_nats(base, first),
+            "entropy_nats": entropy_nats(trained.reference, first),
             **_form(base_texts, first, limit),
         },
+        *([best.row | _form(best.texts, best.rows, limit)] if best else []),
         {
-            "policy": f"best of {n}",
-            "gold_win_rate": best_of_n(found.base_proxy_KN[:, :n], won_KN, n),
-            "kl_nats_per_sequence": Estimate(bound, bound, bound, count),
-            "kl_is_bound": True,
-            **_form(best_texts, picked, limit),
-        },
-        {
-            "policy": "PPO",
+            "policy": title,
             "gold_win_rate": share_interval(wins(found.gold_K[:, None], found.opponents_KN).mean(1)),
             "kl_nats_per_sequence": kl,
-            "entropy_nats": entropy_nats(policy, found.rows),
+            "entropy_nats": entropy_nats(trained.policy, found.rows),
             **_form(our_texts, found.rows, limit),
         },
     ]
     run.table("table", rows)
-    run.result("best_of_n", _chosen_curve(found, won_KN, rows[0]["gold_win_rate"]))
+    if found.proxy is not None:
+        run.result("best_of_n", _chosen_curve(found, found.proxy, won_KN, rows[0]["gold_win_rate"]))
     estimates = {
-        "ppo_gold_win_rate": rows[2]["gold_win_rate"],
-        "bon_gold_win_rate": rows[1]["gold_win_rate"],
+        f"{name}_gold_win_rate": rows[-1]["gold_win_rate"],
+        **({"bon_gold_win_rate": best.row["gold_win_rate"]} if best else {}),
         "base_gold_win_rate": rows[0]["gold_win_rate"],
-        "ppo_kl_nats_per_sequence": kl,
-        "ppo_distinct2_ratio": distinct_ratio(our_texts, base_texts),
-        "ppo_entropy_nats": rows[2]["entropy_nats"],
-        "ppo_length_ratio": _ratio(length_tokens(found.rows), length_tokens(first)),
-        "ppo_proxy": mean_interval(found.proxy_K),
+        f"{name}_kl_nats_per_sequence": kl,
+        f"{name}_distinct2_ratio": distinct_ratio(our_texts, base_texts),
+        f"{name}_entropy_nats": rows[-1]["entropy_nats"],
+        f"{name}_length_ratio": _ratio(length_tokens(found.rows), length_tokens(first)),
+        **({f"{name}_proxy": mean_interval(found.proxy.ours_K)} if found.proxy else {}),
     }
-    for name, estimate in estimates.items():
-        run.estimate(name, estimate)
+    for each, estimate in estimates.items():
+        run.estimate(each, estimate)
     return rows
 
 
-def _chosen_curve(found: Answers, won_KN: NDArray[np.float64], mean: Estimate) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Best:
+    """What best-of-n takes."""
+
+    row: dict[str, Any]
+    texts: list[str]
+    rows: Episodes
+
+
+def _best_of_n(found: Answers, proxy: Proxy, won_KN: NDArray[np.float64]) -> _Best:
+    n = found.candidates
+    bound = kl_bound_nats(n)
+    row: dict[str, Any] = {
+        "policy": f"best of {n}",
+        "gold_win_rate": best_of_n(proxy.base_KN[:, :n], won_KN, n),
+        "kl_nats_per_sequence": Estimate(bound, bound, bound, len(found.items)),
+        "kl_is_bound": True,
+    }
+    picked = [k * (n + OPPONENTS) + choice for k, choice in enumerate(proxy.chosen)]
+    said = texts([row[choice] for row, choice in zip(found.base_items, proxy.chosen, strict=True)])
+    return _Best(row, said, found.base_rows.select(picked))
+
+
+def _chosen_curve(found: Answers, proxy: Proxy, won_KN: NDArray[np.float64], mean: Estimate) -> list[dict[str, Any]]:
     """Return for n = 1, 2, 4, ... what the answer that the proxy likes best of n is worth, and the one it likes least."""
     n = found.candidates
-    proxy_KN, gold_KN = found.base_proxy_KN[:, :n], found.base_gold_KN[:, :n]
+    proxy_KN, gold_KN = proxy.base_KN[:, :n], found.base_gold_KN[:, :n]
     return [
         {
             "n": k,
@@ -182,17 +132,20 @@ def _chosen_curve(found: Answers, won_KN: NDArray[np.float64], mean: Estimate) -
 
 
 def write_reward_model(
-    found: Answers, trained: Trained, overseer: Overseer, config: ReviewsConfig, run: Run
+    found: Answers, trained: Trained, overseer: Overseer, config: ReviewsTask, run: Run
 ) -> dict[str, Estimate]:
-    """Measure the reward model on pairs of the base's answers to held-out openings, beside its null baselines.
+    """Measure the reward model, where there is one, on pairs of the base's answers to held-out openings, beside its null baselines.
 
     Returns what is worth printing, by what it is.
     """
-    n = found.candidates
+    human = gold_judge(run)
+    if found.proxy is None:
+        return human
+    n, proxy = found.candidates, found.proxy
     items = [item for row in found.base_items for item in row[n : n + 2]]
     questions = pair_up(items, QUESTION, stream(config.seed, "held-out pairs"))
-    delta_K = found.base_proxy_KN[:, n] - found.base_proxy_KN[:, n + 1]
-    raw_MK = found.base_raw_MKN[:, :, n] - found.base_raw_MKN[:, :, n + 1]
+    delta_K = proxy.base_KN[:, n] - proxy.base_KN[:, n + 1]
+    raw_MK = proxy.base_raw_MKN[:, :, n] - proxy.base_raw_MKN[:, :, n + 1]
     gold_K = wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1])
     top = own = None
     if isinstance(overseer, SyntheticTeacher):
@@ -211,16 +164,13 @@ def write_reward_model(
         run.note("the reward model's accuracy is measured against the gold judge, not against the person who taught it")
     right = accuracy(delta_K[kept], share_K)
     # What the fit takes an answer's probability to be, its share of coin flips included (`bradley_terry_loss`).
-    predicted_K = (1 - config.fit.noise) * expit(raw_MK[:, kept]).mean(0) + config.fit.noise / 2
+    predicted_K = (1 - trained.noise) * expit(raw_MK[:, kept]).mean(0) + trained.noise / 2
     calibrated = calibration(predicted_K, share_K, stream(config.seed, "calibration"))
     baselines = {name: accuracy(delta, share_K) for name, delta in baseline_deltas(trained.pairs, held).items()}
-    human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
-    against = against_gold(found, trained)
-    run.estimate("reward_model_accuracy", right)
-    run.estimate("bag_of_words_accuracy", baselines["bag_of_words"])
-    for name, estimate in against.items():
+    against = against_gold(found, proxy, trained)
+    ours = {"reward_model_accuracy": right, "bag_of_words_accuracy": baselines["bag_of_words"]}
+    for name, estimate in (ours | against).items():
         run.estimate(name, estimate)
-    run.estimate("gold_judge_accuracy", human)
     run.result(
         "reward_model",
         {
@@ -243,11 +193,18 @@ def write_reward_model(
         "reward model, on the gold judge's own choice": against["reward_model_agreement_with_gold"],
         "bag of words, on the gold judge's own choice": against["bag_of_words_agreement_with_gold"],
         "by how much the reward model is right more often": against["reward_model_lead"],
-        "gold judge on held-out human labels": human,
+        **human,
     }
 
 
-def against_gold(found: Answers, trained: Trained) -> dict[str, Estimate]:
+def gold_judge(run: Run) -> dict[str, Estimate]:
+    """Write and return how often the gold judge itself is right about people's stars."""
+    human = Estimate(**reviews.read_manifest()["estimates"]["gold_accuracy_on_human_labels"])
+    run.estimate("gold_judge_accuracy", human)
+    return {"gold judge on held-out human labels": human}
+
+
+def against_gold(found: Answers, proxy: Proxy, trained: Trained) -> dict[str, Estimate]:
     """Return how often reward model and bag of words order two answers of the base as the gold judge does.
 
     Pairs are disjoint, over all answers of the base to an opening, and free of the teacher's noise; intervals are clustered
@@ -267,7 +224,7 @@ def against_gold(found: Answers, trained: Trained) -> dict[str, Estimate]:
     def right(score_KN: NDArray[np.float64]) -> NDArray[np.float64]:
         return (1 + np.sign(delta(score_KN)) * np.sign(gold_KP))[decisive_KP] / 2
 
-    learned_P, words_P = right(found.base_proxy_KN), right(bag_KN)
+    learned_P, words_P = right(proxy.base_KN), right(bag_KN)
     groups = opening_KP[decisive_KP]
     return {
         "reward_model_agreement_with_gold": share_interval(learned_P, groups),
@@ -276,7 +233,7 @@ def against_gold(found: Answers, trained: Trained) -> dict[str, Estimate]:
     }
 
 
-def write_cost(trained: Trained, config: ReviewsConfig, run: Run) -> None:
+def write_cost(trained: Trained, config: ReviewsTask, run: Run) -> None:
     """Write the cost ledger."""
     run.result(
         "cost",
@@ -296,29 +253,26 @@ def write_cost(trained: Trained, config: ReviewsConfig, run: Run) -> None:
     run.estimate("comparisons", Estimate(*[float(trained.counts["judgements"])] * 3, n=trained.counts["judgements"]))
 
 
-def write_samples(found: Answers, run: Run) -> None:
+def write_samples(found: Answers, config: ReviewsTask, run: Run) -> None:
     """Write before and after side by side, with proxy and gold scores."""
-    run.samples(
-        [
-            {
-                "prompt": row[0].prompt,
-                "base": row[0].content,
+    name, proxy = config.method, found.proxy
+    samples: list[dict[str, Any]] = []
+    for k, (row, ours) in enumerate(zip(found.base_items, found.items, strict=True)):
+        gold = {"base": found.base_gold_KN[k, 0], name: found.gold_K[k]}
+        sample: dict[str, Any] = {"prompt": row[0].prompt, "base": row[0].content, name: ours.content, "gold": gold}
+        if proxy is not None:
+            choice = proxy.chosen[k]
+            gold["best_of_n"] = found.base_gold_KN[k, choice]
+            sample |= {
                 "best_of_n": row[choice].content,
-                "ppo": ours.content,
                 "proxy": {
-                    "base": found.base_proxy_KN[k, 0],
-                    "best_of_n": found.base_proxy_KN[k, choice],
-                    "ppo": found.proxy_K[k],
-                },
-                "gold": {
-                    "base": found.base_gold_KN[k, 0],
-                    "best_of_n": found.base_gold_KN[k, choice],
-                    "ppo": found.gold_K[k],
+                    "base": proxy.base_KN[k, 0],
+                    "best_of_n": proxy.base_KN[k, choice],
+                    name: proxy.ours_K[k],
                 },
             }
-            for k, (row, choice, ours) in enumerate(zip(found.base_items, found.chosen, found.items, strict=True))
-        ]
-    )
+        samples.append(sample)
+    run.samples(samples)
 
 
 def print_result(
@@ -347,8 +301,9 @@ def print_result(
         right.add_row(name, _cell(estimate, "{:.1%}", bound=False))
     console.print(right)
     beside = Table("opening", *(row["policy"] for row in rows), title="before and after")
-    for item_N, choice, ours in list(zip(found.base_items, found.chosen, found.items, strict=True))[:PRINTED]:
-        answers = (item_N[0], item_N[choice], ours)
+    for k, (item_N, ours) in enumerate(list(zip(found.base_items, found.items, strict=True))[:PRINTED]):
+        best = () if found.proxy is None else (item_N[found.proxy.chosen[k]],)
+        answers = (item_N[0], *best, ours)
         beside.add_row(*(Text(visible(text)) for text in (ours.prompt, *(item.content.strip() for item in answers))))
     console.print(beside)
     asked, unanswered = trained.counts["judgements"], trained.counts["unanswered"]
@@ -356,20 +311,6 @@ def print_result(
         f"{asked:,} comparisons, {unanswered:,} of them not judged; {trained.episodes:,} answers sampled; "
         f"{run.seconds:.0f} s; {run.disk_bytes() / 1e6:.0f} MB on the disk"
     )
-
-
-def texts(items: list[Item]) -> list[str]:
-    """Return what was answered."""
-    return [item.content for item in items]
-
-
-def held_out_answers(
-    world: TextWorld, policy: LMPolicy, copies: int, rng: np.random.Generator, limit: int | None = None
-) -> Episodes:
-    """Answer every opening (or the first `limit`) `copies` times, in order; one group an opening."""
-    openings = world.tokens[:limit]
-    rows = [tokens for tokens in openings for _ in range(copies)]
-    return answer(policy, pad_left(rows), torch.arange(len(openings)).repeat_interleave(copies), rng)
 
 
 def _form(answers: list[str], rows: Episodes, limit: int) -> dict[str, Estimate]:

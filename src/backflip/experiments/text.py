@@ -7,12 +7,9 @@ comparisons of the policy against the one it started from on prompts that were k
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +17,11 @@ import torch
 from backflip.data import Episodes, Estimate, Item, Judgement, Query
 from backflip.errors import ConfigError, DataError
 from backflip.experiments import experiment
+from backflip.experiments.functions import components_of, function_of, higher
+from backflip.experiments.methods import load
 from backflip.loops.answers import gather
-from backflip.loops.ppo import Parts, PPOLoopConfig, Trained, stream, train
+from backflip.loops.parts import Parts, Trained, stream
+from backflip.loops.ppo import PPOLoopConfig
 from backflip.measures.agreement import set_aside
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
 from backflip.measures.kl import kl_nats_per_sequence
@@ -33,7 +33,7 @@ from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
 from backflip.policies.checkpoints import read_tokenizer
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
-from backflip.protocols import Overseer, RewardModel
+from backflip.protocols import Overseer, Policy, RewardModel
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.model import SequenceRewardModel
 from backflip.worlds.prompts import Prompt, read_prompts
@@ -62,16 +62,25 @@ class Full:
 
 
 @dataclass(frozen=True)
-class TextConfig(PPOLoopConfig):
-    """Settings of a run on a model, prompts and an overseer of the user's own."""
+class TextTask:
+    """Settings of a run on a model, prompts and an overseer of the user's own, whatever the method; the method adds its own."""
 
+    seed: int = 0
+    """Of everything random."""
+    method: str = "ppo"
+    """How the judgements are used; each method has settings of its own (`--method NAME --help`)."""
+    wait_seconds: float = float("inf")
+    """How long a round waits for answers; those that come later are used in the next round."""
     policy: str = ""
     """Causal language model: a folder, or a hub id. Required."""
     prompts: Path = Path()
     """JSONL with "prompt" or chat "messages", or a text file with a prompt a line. Required."""
     overseer: str = ""
-    """Who compares: terminal, people (in the browser: `backflip serve`), or FILE.py:FUNCTION, a function (prompt, a, b) -> probability
-    that a is better, or None. Required."""
+    """Who compares: terminal, people (in the browser: `backflip serve`), or FILE.py:FUNCTION, a function (prompt, a, b) -> probability that a is better, or None. Required
+    unless `reward` is given, and then asked for the final comparisons alone."""
+    reward: str = ""
+    """A reward that is known, FILE.py:FUNCTION with a function (prompt, answer) -> number: none is learned. Methods that learn from
+    pairs are told which of two answers it scores higher."""
     question: str = "Which answer is better?"
     """What the overseer is asked."""
     sampling: LMConfig = field(default_factory=lambda: LMConfig(max_new_tokens=128, rows=32))
@@ -88,6 +97,14 @@ class TextConfig(PPOLoopConfig):
     """Blind comparisons of the trained policy against the one it started from, on those prompts."""
 
 
+@dataclass(frozen=True)
+class TextConfig(TextTask, PPOLoopConfig):
+    """Settings of such a run with PPO."""
+
+    method: Literal["ppo"] = "ppo"
+    """How the judgements are used; each method has settings of its own (`--method NAME --help`)."""
+
+
 def plan(config: TextConfig) -> Plan:
     """Say what a run needs, before anything is loaded but the model's size."""
     _require(config)
@@ -101,12 +118,18 @@ def plan(config: TextConfig) -> Plan:
     )
 
 
-@experiment(config=TextConfig, plan=plan)
-def main(config: TextConfig, run: Run) -> None:
+@experiment(config=TextConfig, plan=plan, own=TextTask)
+def main(config: TextTask, run: Run) -> None:
     """Train any causal language model on an overseer's comparisons, judged by held-out answers of the same overseer."""
     _require(config)
+    method = load(config.method)
+    if config.components and not method.rewarded:
+        raise ConfigError(
+            f"--method {config.method} learns from pairs and has no reward to which --components could be added; leave them out, or "
+            "let an overseer or --reward say them"
+        )
     train_prompts, held_prompts = split_prompts(read_prompts(config.prompts), config.held_out_share)
-    overseer = overseer_of(config.overseer, run)
+    teacher, overseer = overseers_of(config, run)
     policy = load_policy(config.policy, config.sampling, lora=_adapters(config), value_head=True)
     base = policy.reference()
     world = TextWorld(train_prompts, policy.tokenizer, group_size=2, seed=config.seed)
@@ -116,10 +139,10 @@ def main(config: TextConfig, run: Run) -> None:
     start = _start(config, policy, base)
     components = components_of(config.components, world)
 
-    def check(now: LMPolicy, reward: RewardModel) -> dict[str, float]:
+    def check(now: Policy, reward: RewardModel | None) -> dict[str, float]:
         rows = _answers(held_out, now, stream(config.seed, "look"), LOOKED_AT)
         return {
-            "proxy": float(reward(rows).sum(1).mean()),
+            **({} if reward is None else {"proxy": float(reward(rows).sum(1).mean())}),
             "kl_nats_per_sequence": kl_nats_per_sequence(now, base, rows).value,
             "length_tokens": length_tokens(rows).value,
         }
@@ -127,64 +150,70 @@ def main(config: TextConfig, run: Run) -> None:
     parts = Parts(
         policy=policy,
         world=world,
-        overseer=overseer,
+        overseer=teacher,
         start_reward=lambda rng: SequenceRewardModel.from_causal_lm(start, rng),
         question=config.question,
         components=components,
+        given=FunctionReward(function_of(config.reward, "--reward"), world, "--reward") if config.reward else None,
         check=check,
     )
-    trained = train(parts, config, run)
-    run.checkpoint("policy", config.updates, policy.save)
-    measure(policy, base, trained, held_out, overseer, config, run)
+    trained = method.train(parts, config, run)
+    run.checkpoint("policy", trained.updates, trained.policy.save)
+    measure(trained, method.title, held_out, overseer, config, run)
 
 
 def measure(
-    policy: LMPolicy, base: LMPolicy, trained: Trained, world: TextWorld, overseer: Overseer, config: TextConfig, run: Run
+    trained: Trained, title: str, world: TextWorld, overseer: Overseer, config: TextTask, run: Run
 ) -> None:  # fmt: skip
     """Write estimates, table, samples and costs; the overseer compares blind and in random order."""
+    policy, base, name = trained.policy, trained.reference, config.method
     ours, theirs = (
-        _answers(world, who, stream(config.seed, name)) for who, name in ((policy, "held out"), (base, "base"))
+        _answers(world, who, stream(config.seed, place)) for who, place in ((policy, "held out"), (base, "base"))
     )
     items, base_items = world.show(ours), world.show(theirs)
     judgements = compare(items, base_items, overseer, config, run)
     if (right := set_aside(trained.fits)) is not None:
         run.estimate("reward_model_accuracy", right)
     kl = kl_nats_per_sequence(policy, base, ours)
-    run.estimate("ppo_kl_nats_per_sequence", kl)
-    run.estimate("ppo_entropy_nats", entropy_nats(policy, ours))
+    run.estimate(f"{name}_kl_nats_per_sequence", kl)
+    run.estimate(f"{name}_entropy_nats", entropy_nats(policy, ours))
     answers, before = [item.content for item in items], [item.content for item in base_items]
     limit = min(sum(len(ngrams(text, 2)) for text in said) for said in (answers, before))
     varied = limit > 0
     if varied:
-        run.estimate("ppo_distinct2_ratio", distinct_ratio(answers, before))
+        run.estimate(f"{name}_distinct2_ratio", distinct_ratio(answers, before))
     else:
         run.note("no answer of one of the policies has two words, so there is no distinct-2")
-    proxy, base_proxy = (trained.reward(rows).sum(1).tolist() for rows in (ours, theirs))
-    run.estimate("ppo_proxy", mean_interval(proxy))
+    scored: list[dict[str, Any]] = [{} for _ in items]
+    reward = trained.reward or trained.given
+    if reward is not None:
+        proxy, base_proxy = (reward(rows).sum(1).tolist() for rows in (ours, theirs))
+        run.estimate(f"{name}_proxy", mean_interval(proxy))
+        scored = [{"proxy": {"base": was, name: now}} for was, now in zip(base_proxy, proxy, strict=True)]
     nothing = Estimate(0.0, 0.0, 0.0, len(items))
     run.table(
         "table",
         [
             {
-                "policy": name,
+                "policy": called,
                 "kl_nats_per_sequence": nats,
                 **({"distinct2": distinct_n(said, limit=limit)} if varied else {}),
                 "length_tokens": length_tokens(rows),
             }
-            for name, nats, said, rows in (("base", nothing, before, theirs), ("PPO", kl, answers, ours))
+            for called, nats, said, rows in (("base", nothing, before, theirs), (title, kl, answers, ours))
         ],
     )
     run.samples(
         [
-            {"prompt": item.prompt, "base": old.content, "ppo": item.content, "proxy": {"base": was, "ppo": now}}
-            for item, old, was, now in zip(items, base_items, base_proxy, proxy, strict=True)
+            {"prompt": item.prompt, "base": old.content, name: item.content, **more}
+            for item, old, more in zip(items, base_items, scored, strict=True)
         ]
     )
     write_cost(trained, len(judgements), config, run)
 
 
 def compare(
-    items: list[Item], base_items: list[Item], overseer: Overseer, config: TextConfig, run: Run
+    items: list[Item], base_items: list[Item], overseer: Overseer, config: TextTask, run: Run
 ) -> list[Judgement]:
     """Let the overseer compare the policy's answers with the base's, blind and in drawn order; return the judgements."""
     rng = stream(config.seed, "final order")
@@ -212,7 +241,7 @@ def compare(
     return judgements
 
 
-def write_cost(trained: Trained, final_comparisons: int, config: TextConfig, run: Run) -> None:
+def write_cost(trained: Trained, final_comparisons: int, config: TextTask, run: Run) -> None:
     """Write the cost ledger."""
     run.result(
         "cost",
@@ -221,7 +250,7 @@ def write_cost(trained: Trained, final_comparisons: int, config: TextConfig, run
             "final_comparisons": final_comparisons,
             "unanswered": trained.counts["unanswered"],
             "ties": trained.counts["ties"],
-            "judge": config.overseer,
+            "judge": config.reward or config.overseer,
             "judge_seconds": sum(j.seconds or 0.0 for j in run.store.judgements(0)[0]),
             "episodes": trained.episodes,
             "tokens_sampled": trained.tokens,
@@ -256,6 +285,20 @@ def split_prompts(prompts: list[Prompt], held_out_share: float) -> tuple[list[Pr
     return sides[0], sides[1]
 
 
+def overseers_of(config: TextTask, run: Run) -> tuple[Overseer, Overseer]:
+    """Return who judges what is learned from, and who judges the final comparisons: one and the same, unless a reward is given.
+
+    Raises:
+        ConfigError: a setting names none.
+    """
+    if not config.reward:
+        found = overseer_of(config.overseer, run)
+        return found, found
+    score = function_of(config.reward, "--reward")
+    by_score = FunctionOverseer(run.store, higher(score), name=config.reward)
+    return by_score, overseer_of(config.overseer, run) if config.overseer else by_score
+
+
 def overseer_of(text: str, run: Run) -> Overseer:
     """Return the overseer that a setting names. There is no default judge.
 
@@ -271,74 +314,12 @@ def overseer_of(text: str, run: Run) -> Overseer:
     return FunctionOverseer(run.store, function_of(text, "--overseer", "terminal, people or "), name=text)
 
 
-def components_of(texts: Sequence[str], world: TextWorld) -> dict[str, tuple[float, RewardModel]]:
-    """Read every component.
-
-    Raises:
-        ConfigError: one is written otherwise than `component` reads it, or a name is taken.
-    """
-    found: dict[str, tuple[float, RewardModel]] = {}
-    for text in texts:
-        name, part = component(text, world)
-        if name in found or name == "learned":
-            raise ConfigError(f'two rewards are called "{name}" ("learned" is the learned one); give each its own name')
-        found[name] = part
-    return found
-
-
-def component(text: str, world: TextWorld) -> tuple[str, tuple[float, RewardModel]]:
-    """Read NAME=WEIGHT*FILE.py:FUNCTION.
-
-    Raises:
-        ConfigError: it is written otherwise.
-    """
-    name, _, rest = text.partition("=")
-    weight, star, where = rest.partition("*")
-    try:
-        number = float(weight)
-    except ValueError:
-        number = float("nan")
-    if not name.isidentifier() or not star or not np.isfinite(number):
-        raise ConfigError(
-            f'cannot read the reward "{text}"; expected NAME=WEIGHT*FILE.py:FUNCTION, e.g. short=0.5*mine.py:short'
-        )
-    return name, (number, FunctionReward(function_of(where, f"the reward {name}"), world, name))
-
-
-def function_of(text: str, what: str, others: str = "") -> Callable[..., Any]:
-    """Load FILE.py:FUNCTION; `others` says what else might have stood there.
-
-    Raises:
-        ConfigError: there is no such file or function, or the file does not run.
-    """
-    file, colon, name = text.rpartition(":")
-    path = Path(file)
-    if not colon or path.suffix != ".py" or not path.is_file():
-        raise ConfigError(f'{what} is "{text}"; expected {others}FILE.py:FUNCTION with a file that exists')
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be loaded as Python; expected a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{path} failed while it was loaded ({type(error).__name__}: {error}); mend it") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        defined: Mapping[str, Any] = {
-            key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")
-        }
-        raise ConfigError(f'{path} has no function "{name}"; it has {", ".join(defined) or "none"}')
-    return found
-
-
-def _answers(world: TextWorld, policy: LMPolicy, rng: np.random.Generator, limit: int | None = None) -> Episodes:
+def _answers(world: TextWorld, policy: Policy, rng: np.random.Generator, limit: int | None = None) -> Episodes:
     prompts = world.tokens[:limit]
     return answer(policy, pad_left(prompts), torch.arange(len(prompts)), rng)
 
 
-def _start(config: TextConfig, policy: LMPolicy, base: LMPolicy) -> Any:
+def _start(config: TextTask, policy: LMPolicy, base: LMPolicy) -> Any:
     """Return what reward models start from; a model of the user's choice must read the policy's tokens."""
     if not config.reward_from:
         # with LoRA the reference is the policy's own module, adapters off: a copy without them is what can be copied from
@@ -351,7 +332,7 @@ def _start(config: TextConfig, policy: LMPolicy, base: LMPolicy) -> Any:
     return config.reward_from
 
 
-def _adapters(config: TextConfig) -> Any:
+def _adapters(config: TextTask) -> Any:
     if isinstance(config.weights, Full):
         return None
     from peft import LoraConfig
@@ -361,13 +342,13 @@ def _adapters(config: TextConfig) -> Any:
     )
 
 
-def _require(config: TextConfig) -> None:
+def _require(config: TextTask) -> None:
     missing = [
         name
         for name, given in (
             ("--policy", config.policy),
             ("--prompts", config.prompts != Path()),
-            ("--overseer", config.overseer),
+            ("--overseer (or --reward)", config.overseer or config.reward),
         )
         if not given
     ]

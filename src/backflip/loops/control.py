@@ -25,7 +25,7 @@ from backflip.errors import ConfigError
 from backflip.loops.answers import write_asked
 from backflip.loops.control_asking import ask, put_before
 from backflip.loops.control_hearing import Heard
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.optimise import ppo
 from backflip.optimise.ppo import PPOConfig
 from backflip.policies.actor_critic import ActorCritic

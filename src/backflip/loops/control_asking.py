@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backflip.data import Episodes, Query
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.rewards.queries import Asking, choose, choose_single, labels_due
 from backflip.run_folder import append_lines, cut_to

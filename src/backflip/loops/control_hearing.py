@@ -25,7 +25,7 @@ from backflip.loops.answers import (
     what_weighting_changed,
     write_weighting,
 )
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.protocols import Overseer
 from backflip.rewards.clip_answers import Answer, scores

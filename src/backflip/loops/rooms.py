@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from backflip.data import Episodes
 from backflip.errors import ConfigError
-from backflip.loops.ppo import stream
+from backflip.loops.parts import stream
 from backflip.optimise import ppo
 from backflip.optimise.ppo import PPOConfig
 from backflip.policies.rooms_policy import StatePolicy

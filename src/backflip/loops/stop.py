@@ -26,11 +26,10 @@ class StopRules:
 
 
 def stopped(stats: dict[str, float], rules: StopRules, seconds: float) -> str | None:
-    """Return why to stop now, or None."""
-    if stats["kl_nats_per_sequence"] > rules.kl_nats_per_sequence:
-        return (
-            f"the KL estimate {stats['kl_nats_per_sequence']:.2f} passed {rules.kl_nats_per_sequence:g} nats a sequence"
-        )
+    """Return why to stop now, or None; statistics without a KL say nothing of it."""
+    kl = stats.get("kl_nats_per_sequence")
+    if kl is not None and kl > rules.kl_nats_per_sequence:
+        return f"the KL estimate {kl:.2f} passed {rules.kl_nats_per_sequence:g} nats a sequence"
     if seconds > 60 * rules.minutes:
         return f"{rules.minutes:g} minutes are over"
     return None

@@ -85,8 +85,10 @@ def regularised_nash(prob_AA: ArrayLike, base_A: ArrayLike, tau: float) -> NDArr
     table_AA, base_logp_A = checked(prob_AA), np.log(np.asarray(base_A, dtype=np.float64))
 
     def best_reply(logp_A: NDArray[np.float64]) -> NDArray[np.float64]:
-        tilted_A = base_logp_A + table_AA @ np.exp(logp_A - logsumexp(logp_A)) / tau
-        return np.asarray(tilted_A) - np.asarray(logsumexp(tilted_A))
+        total: Any = logsumexp(logp_A)
+        tilted_A = base_logp_A + table_AA @ np.exp(logp_A - total) / tau
+        total = logsumexp(tilted_A)
+        return tilted_A - total
 
     found: Any = optimize.root(lambda logp_A: best_reply(logp_A) - logp_A, base_logp_A, tol=1e-13)
     logp_A = best_reply(np.asarray(found.x))

@@ -175,10 +175,10 @@ class LMPolicy:
                 logp_BT[rows.to(self.device)] = self.evaluate(episodes.select(rows)).logp_BT
         return logp_BT
 
-    def kl_BT(self, reference: Any, episodes: Episodes) -> Tensor:
+    def kl_BT(self, reference: Any, episodes: Episodes, read: Episodes | None = None) -> Tensor:
         """Return the full-vocabulary KL(self || reference) of every decision, nats, 0 where masked; no gradient.
 
-        Both at this policy's temperature. Raises ConfigError unless `reference` is an LMPolicy over the same vocabulary.
+        `read`: the same rows under the prompts that the reference reads, where these are others. Both at this policy's temperature. Raises ConfigError unless `reference` is an LMPolicy over the same vocabulary.
         """
         if not isinstance(reference, LMPolicy):
             raise ConfigError(
@@ -187,12 +187,17 @@ class LMPolicy:
         kl_BT = torch.zeros(episodes.mask_BT.shape, device=self.device)
         with torch.no_grad():
             for rows in row_batches(episodes, TOKENS_AT_ONCE):
-                kl_BT[rows.to(self.device)] = self._kl_of_batch(reference, episodes.select(rows))
+                part = episodes.select(rows)
+                theirs = part if read is None else read.select(rows)
+                kl_BT[rows.to(self.device)] = self._kl_of_batch(reference, part, theirs)
         return kl_BT
 
-    def _kl_of_batch(self, reference: LMPolicy, episodes: Episodes) -> Tensor:
+    def _kl_of_batch(self, reference: LMPolicy, episodes: Episodes, read: Episodes) -> Tensor:
         found = self._decisions(episodes)
-        ours_ND, theirs_ND = self._hidden(found), reference._hidden(found)
+        ours_ND, theirs_ND = (
+            self._hidden(found),
+            reference._hidden(found if read is episodes else self._decisions(read)),
+        )
         parts: list[Tensor] = []
         for part in blocks(ours_ND, self.module.vocabulary):
             with self._active():

@@ -24,11 +24,18 @@ MAX_SAMPLE_COLUMNS = 6
 """Runs whose answers are shown side by side; more would be too narrow to read."""
 
 
-def gathered_estimates(evidence: Evidence) -> dict[str, Estimate]:
-    """Return the estimates of the summary; where there are none, those of the table as POLICY_MEASURE."""
-    if evidence.estimates:
-        return dict(evidence.estimates)
-    return {f"{policy}_{name}": one for policy, row in evidence.table.items() for name, one in row.items()}
+def gathered_estimates(evidence: Evidence, own: str = "") -> dict[str, Estimate]:
+    """Return the estimates of the summary; where there are none, those of the table as POLICY_MEASURE.
+
+    `own`: what the policy that the run trained is called, in place of its method's name, so that runs of several methods share names.
+    """
+    found = dict(evidence.estimates)
+    if not found:
+        found = {f"{policy}_{name}": one for policy, row in evidence.table.items() for name, one in row.items()}
+    method = f"{evidence.method}_"
+    return {
+        own + name.removeprefix(method) if own and name.startswith(method) else name: one for name, one in found.items()
+    }
 
 
 def settings(evidence: Evidence) -> dict[str, str]:
@@ -47,7 +54,8 @@ def differing(found: Sequence[Evidence]) -> dict[str, list[str]]:
 def comparison(found: Sequence[Evidence]) -> Page:
     """Compose the page that compares two or more runs."""
     names = names_of([one.path for one in found])
-    estimates = [gathered_estimates(one) for one in found]
+    own = "" if len({one.method for one in found}) == 1 else "policy_"
+    estimates = [gathered_estimates(one, own) for one in found]
     different = differing(found)
     warnings = [
         f"{name}: {sentence}" for name, one in zip(names, found, strict=True) if (sentence := status_sentence(one))
@@ -84,7 +92,7 @@ def comparison(found: Sequence[Evidence]) -> Page:
 def _first_shared(estimates: Sequence[Mapping[str, Estimate]]) -> str | None:
     shared = [name for name in estimates[0] if all(name in other for other in estimates)]
     rates = [name for name in shared if name.endswith("win_rate")]
-    preferred = [name for name in rates if name.startswith("ppo")] or rates or shared
+    preferred = [name for name in rates if name.startswith(("ppo", "policy"))] or rates or shared
     return preferred[0] if preferred else None
 
 

@@ -93,6 +93,11 @@ class Evidence:
         """The folder's name."""
         return self.path.name
 
+    @property
+    def method(self) -> str:
+        """The method that trained the policy; its results go by this name."""
+        return _method(self.record)
+
     def label(self, policy: str) -> str:
         """Return what people read for a policy."""
         return self.labels.get(policy, policy_label(policy))
@@ -154,7 +159,7 @@ def gather(path: Path) -> Evidence:
     faults = list(record.faults)
     metrics, thinned = _metrics(record.metrics)
     samples = _samples(record.samples, faults)
-    table, labels, bound = _table(record.results.get("table"), faults)
+    table, labels, bound = _table(record.results.get("table"), _method(record), faults)
     return Evidence(
         path=record.path,
         record=record,
@@ -253,14 +258,20 @@ def _thin(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [rows[place] for place in sorted(keep)]
 
 
-def _table(value: object, faults: list[str]) -> tuple[dict[str, dict[str, Estimate]], dict[str, str], bool]:
+def _method(record: RunRecord) -> str:
+    return str(record.config.get("method") or "ppo")
+
+
+def _table(
+    value: object, method: str, faults: list[str]
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, str], bool]:
     """Return the table by policy, what its policies are called, and whether best-of-n's KL is a bound."""
     table: dict[str, dict[str, Estimate]] = {}
     labels: dict[str, str] = {}
     bound = False
     for row in _rows(value, "results/table.json", faults):
         name = str(row.get("policy", f"row {len(table) + 1}"))
-        policy = policy_key(name)
+        policy = method if name.lower().replace(" ", "_") == method else policy_key(name)
         labels[policy] = policy_label(policy) if name == policy else name[:1].upper() + name[1:]
         measures = {
             str(key): entry

@@ -14,6 +14,9 @@ from backflip.report.intervals import interval_of
 from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot
 from backflip.report.wording import POLICIES, show, wording
 
+TRAINED = "ppo"
+"""The colour role of the policy that a run trained, whatever the method."""
+
 
 def role_of(policy: str, place: int = 0) -> str:
     """Return the colour role of a policy; a policy without one of its own takes the next free run colour."""
@@ -78,11 +81,12 @@ AGAINST_KL = ("gold_win_rate", "win_rate", "proxy", "gold")
 
 def _ends(evidence: Evidence, measure: str) -> list[Series]:
     """Return where the path begins and ends: the base, and the final measurement with its interval."""
-    kl = evidence.table.get("ppo", {}).get("kl_nats_per_sequence")
+    ours = evidence.method
+    kl = evidence.table.get(ours, {}).get("kl_nats_per_sequence")
     base = evidence.table.get("base", {}).get(measure)
-    final = evidence.table.get("ppo", {}).get(measure) or evidence.estimates.get(f"ppo_{measure}")
+    final = evidence.table.get(ours, {}).get(measure) or evidence.estimates.get(f"{ours}_{measure}")
     ends = [("Base", "base", 0.0, base)] if base else []
-    ends += [("PPO, final", "ppo", kl.value, final)] if kl and final else []
+    ends += [(f"{evidence.label(ours)}, final", TRAINED, kl.value, final)] if kl and final else []
     return [
         Series(name, role, (nats,), (one.value,), (one.low,), (one.high,), (f"n = {one.n:,}",), mark="points")
         for name, role, nats, one in ends
@@ -94,7 +98,10 @@ def kl_figures(evidence: Evidence) -> list[Lines]:
     checks = evidence.metrics.get("check", [])
     figures: list[Lines] = []
     for measure in AGAINST_KL:
-        found = (path_series(checks, measure, POLICIES["ppo"], "ppo"), _best_of_n_series(evidence.best_of_n, measure))
+        found = (
+            path_series(checks, measure, evidence.label(evidence.method), TRAINED),
+            _best_of_n_series(evidence.best_of_n, measure),
+        )
         series = tuple(one for one in found if one is not None)
         if not series or (measure == "gold" and any(figure.id == "kl-gold_win_rate" for figure in figures)):
             continue
@@ -121,7 +128,7 @@ _TRAINING = ("proxy_mean", "kl_nats_per_sequence", "entropy_nats", "length_token
 
 def training_figures(evidence: Evidence) -> list[Lines]:
     """Describe the curves of policy optimisation, one small panel each."""
-    rows = evidence.metrics.get("ppo", [])
+    rows = evidence.metrics.get(evidence.method, [])
     figures: list[Lines] = []
     for measure in _TRAINING:
         x, y = column(rows, "step", measure)
@@ -131,7 +138,7 @@ def training_figures(evidence: Evidence) -> list[Lines]:
         figures.append(
             Lines(
                 f"ppo-{measure}", words.label, words.meaning, Axis("Update"), Axis(words.label, words.unit),
-                (Series(POLICIES["ppo"], "ppo", x, y),),
+                (Series(evidence.label(evidence.method), TRAINED, x, y),),
             )
         )  # fmt: skip
     return figures
@@ -140,9 +147,10 @@ def training_figures(evidence: Evidence) -> list[Lines]:
 def other_figures(evidence: Evidence) -> dict[str, list[Lines]]:
     """Describe the curves of every phase that has no part of its own on the page, by phase."""
     found: dict[str, list[Lines]] = {}
+    own = (evidence.method, "reward", "check")
     for phase, rows in evidence.metrics.items():
         names = dict.fromkeys(key for row in rows for key in row if key not in ("step", "seconds", "epoch", "member"))
-        curves = [(name, *column(rows, "step", name)) for name in names if phase not in ("ppo", "reward", "check")]
+        curves = [(name, *column(rows, "step", name)) for name in names if phase not in own]
         found[phase] = [
             Lines(
                 f"{phase}-{name}", wording(name).label, wording(name).meaning, Axis("Step"),
@@ -213,7 +221,7 @@ def scatter_figure(evidence: Evidence) -> Lines | None:
         "scatter",
         "Gold against proxy, answer by answer",
         f"At most 500 answers of each policy. r is Pearson's correlation over all {len(evidence.samples):,} samples: "
-        "where it falls from base to PPO, the reward model means less on the answers that it was used to find.",
+        f"where it falls from base to {evidence.label(evidence.method)}, the reward model means less on the answers that it was used to find.",
         Axis(wording("proxy").label),
         Axis(wording("gold").label),
         tuple(series),
@@ -238,7 +246,7 @@ def check_figures(evidence: Evidence) -> list[Lines]:
         if len(x) < 2:
             continue
         words = wording(measure)
-        series = (Series(POLICIES["ppo"], "ppo", x, y, mark="both"),)
+        series = (Series(evidence.label(evidence.method), TRAINED, x, y, mark="both"),)
         title = f"{words.label} while training"
         figures.append(Lines(f"check-{measure}", title, "", Axis("Update"), Axis(words.label, words.unit), series))
     return figures

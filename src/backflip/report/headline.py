@@ -13,7 +13,7 @@ from typing import Literal
 
 from backflip.data import Estimate
 from backflip.measures.stats import mean_interval, wilson
-from backflip.report.evidence import Evidence, Sample
+from backflip.report.evidence import Evidence
 from backflip.report.intervals import difference, interval_of
 from backflip.report.wording import policy_label, show, show_gap, show_interval
 
@@ -35,8 +35,13 @@ def measured(evidence: Evidence, policy: str, measure: str) -> Estimate | None:
     """Return a measure of a policy from the table, else from the estimates of `summary.json`."""
     row = evidence.table.get(policy, {})
     short = {"best_of_n": "bon"}.get(policy, policy)
-    others = {"ppo_win_rate": "win_rate_by_overseer"}
+    others = {f"{evidence.method}_win_rate": "win_rate_by_overseer"}
     return row.get(measure) or evidence.estimates.get(others.get(f"{short}_{measure}", f"{short}_{measure}"))
+
+
+def _name(evidence: Evidence) -> str:
+    """Return what the trained policy is called."""
+    return evidence.label(evidence.method)
 
 
 def status_sentence(evidence: Evidence) -> str | None:
@@ -54,20 +59,20 @@ def status_sentence(evidence: Evidence) -> str | None:
 def outcome(evidence: Evidence) -> str:
     """Say what came out, in one or two sentences."""
     for judge, measure in (("gold judge", "gold_win_rate"), ("overseer", "win_rate")):
-        won = measured(evidence, "ppo", measure)
+        won = measured(evidence, evidence.method, measure)
         if won is None:
             continue
         text = (
-            f"The {judge} prefers PPO's answer to the base's in {show(won.value, 'share')} of held-out openings "
+            f"The {judge} prefers {_name(evidence)}'s answer to the base's in {show(won.value, 'share')} of held-out openings "
             f"(95 % interval {show_interval(won, 'share')}, n = {won.n:,})"
         )
-        kl = measured(evidence, "ppo", "kl_nats_per_sequence")
+        kl = measured(evidence, evidence.method, "kl_nats_per_sequence")
         text += f", at {show(kl.value, 'nats')} of KL from the base." if kl else "."
         best = measured(evidence, "best_of_n", measure)
         if best is not None:
             text += f" {evidence.label('best_of_n')} from the base, chosen by the proxy, reaches {show(best.value, 'share')} ({show_interval(best, 'share')})."
         return text
-    if evidence.record.notes and ("ppo" not in evidence.metrics or _is_control(evidence)):
+    if evidence.record.notes and (evidence.method not in evidence.metrics or _is_control(evidence)):
         said = evidence.record.notes[-1]
         return f"{said[0].upper()}{said[1:].rstrip('.')}."
     if evidence.estimates:
@@ -97,7 +102,7 @@ def verdict(found: Sequence[Finding]) -> str:
 
 
 def _listed(titles: Sequence[str]) -> str:
-    lowered = [title[0].lower() + title[1:] if not title.startswith(("PPO", "KL")) else title for title in titles]
+    lowered = [title if title[:2].isupper() else title[0].lower() + title[1:] for title in titles]
     return "; ".join(lowered)
 
 
@@ -119,22 +124,23 @@ def findings(evidence: Evidence) -> list[Finding]:
 
 
 def _beats_base(evidence: Evidence) -> Finding | None:
-    won = measured(evidence, "ppo", "gold_win_rate") or measured(evidence, "ppo", "win_rate")
+    won = measured(evidence, evidence.method, "gold_win_rate") or measured(evidence, evidence.method, "win_rate")
     if won is None:
         return None
+    name = _name(evidence)
     said = (
         f"Win rate {show(won.value, 'share')}, interval {show_interval(won, 'share')}; half is no better than the base."
     )
     if won.low > 0.5:
-        return Finding("good", "PPO beats the base", said)
+        return Finding("good", f"{name} beats the base", said)
     if won.high < 0.5:
-        return Finding("bad", "PPO is worse than the base", said)
-    return Finding("caution", "PPO is not shown to differ from the base", said)
+        return Finding("bad", f"{name} is worse than the base", said)
+    return Finding("caution", f"{name} is not shown to differ from the base", said)
 
 
 def _over_optimised(evidence: Evidence) -> Finding | None:
     """Compare the last check with the best one: did the proxy go on rising while gold fell? None where no policy left a base."""
-    if "ppo" not in evidence.metrics and not evidence.table:
+    if evidence.method not in evidence.metrics and not evidence.table:
         return None
     needed = ("proxy", "gold_win_rate", "kl_nats_per_sequence")
     checks = [row for row in evidence.metrics.get("check", []) if all(key in row for key in needed)]
@@ -198,20 +204,21 @@ def _follows_truth(evidence: Evidence) -> Finding | None:
     return Finding("caution", "Step by step the learned reward does not follow the truth closely", said)
 
 
-def _paired(samples: Sequence[Sample], kind: Literal["proxy", "gold"]) -> Estimate | None:
-    """Return the mean gain of PPO over the base on the same opening."""
-    scores = [sample.proxy if kind == "proxy" else sample.gold for sample in samples]
-    gains = [one["ppo"] - one["base"] for one in scores if "ppo" in one and "base" in one]
+def _paired(evidence: Evidence, kind: Literal["proxy", "gold"]) -> Estimate | None:
+    """Return the mean gain of the policy over the base on the same opening."""
+    ours = evidence.method
+    scores = [sample.proxy if kind == "proxy" else sample.gold for sample in evidence.samples]
+    gains = [one[ours] - one["base"] for one in scores if ours in one and "base" in one]
     return mean_interval(gains) if len(gains) > 1 else None
 
 
 def _proxy_against_gold(evidence: Evidence) -> Finding | None:
     """Compare the gain in proxy with the gain in gold on the same openings."""
-    proxy, gold = _paired(evidence.samples, "proxy"), _paired(evidence.samples, "gold")
+    proxy, gold = _paired(evidence, "proxy"), _paired(evidence, "gold")
     if proxy is None or gold is None:
         return None
     said = (
-        f"From base to PPO on the same opening the proxy gained {show(proxy.value)} ({show_interval(proxy)}) and gold "
+        f"From base to {_name(evidence)} on the same opening the proxy gained {show(proxy.value)} ({show_interval(proxy)}) and gold "
         f"{show(gold.value)} ({show_interval(gold)}), n = {gold.n:,}."
     )
     if proxy.low > 0 and gold.high < 0:
@@ -266,31 +273,33 @@ def _calibration(evidence: Evidence) -> Finding | None:
 
 
 def _ratio(evidence: Evidence, measure: str) -> float | None:
-    base, ppo = measured(evidence, "base", measure), measured(evidence, "ppo", measure)
-    return ppo.value / base.value if base and ppo and base.value else None
+    base, ours = measured(evidence, "base", measure), measured(evidence, evidence.method, measure)
+    return ours.value / base.value if base and ours and base.value else None
 
 
 def _diversity(evidence: Evidence) -> Finding | None:
-    recorded = evidence.estimates.get("ppo_distinct2_ratio")
+    recorded = evidence.estimates.get(f"{evidence.method}_distinct2_ratio")
     ratio = recorded.value if recorded else _ratio(evidence, "distinct2")
     if ratio is None:
         return None
-    said = f"PPO's answers hold {show(ratio, 'share')} of the base's share of distinct bigrams"
+    said = f"{_name(evidence)}'s answers hold {show(ratio, 'share')} of the base's share of distinct bigrams"
     said += f" (95 % interval {show_interval(recorded, 'share')})." if recorded else "."
     if ratio < 0.75:
-        return Finding("caution", "PPO's answers have grown alike", said)
-    return Finding("good", "PPO's answers stay about as varied as the base's", said)
+        return Finding("caution", f"{_name(evidence)}'s answers have grown alike", said)
+    return Finding("good", f"{_name(evidence)}'s answers stay about as varied as the base's", said)
 
 
 def _length(evidence: Evidence) -> Finding | None:
     ratio = _ratio(evidence, "length_tokens")
     if ratio is None:
         return None
-    said = f"PPO's mean answer is {show(ratio, 'share')} as long as the base's."
+    said = f"{_name(evidence)}'s mean answer is {show(ratio, 'share')} as long as the base's."
     if not 0.75 <= ratio <= 1.25:
         shorter = "shorter" if ratio < 1 else "longer"
         return Finding(
-            "caution", f"PPO's answers have become much {shorter}", f"{said} Part of the gain may be length."
+            "caution",
+            f"{_name(evidence)}'s answers have become much {shorter}",
+            f"{said} Part of the gain may be length.",
         )
     return Finding("good", "Answer length is about the base's", said)
 

@@ -159,6 +159,8 @@ METRICS = {
     "gold_judge_accuracy": Wording("Gold judge: accuracy on held-out human labels", "share"),
 }
 
+ABBREVIATION = 4
+"""Letters up to which the name of a method is one, such as grpo; longer ones are words."""
 _PERCENT = "\u00a0%"
 _SUFFIXES: tuple[tuple[str, Unit], ...] = (
     ("win_rate", "share"), ("accuracy", "share"), ("fraction", "share"), ("share", "share"), ("ratio", "share"),
@@ -172,6 +174,11 @@ def wording(name: str) -> Wording:
     known = METRICS.get(name)
     if known is not None:
         return known
+    method, _, rest = name.partition("_")
+    alike = METRICS.get(f"ppo_{rest}")
+    if alike is not None:  # the same result of another method, or of whichever policy a run trained
+        title = method.upper() if len(method) <= ABBREVIATION else method.capitalize()
+        return Wording(alike.label.replace("PPO", title, 1), alike.unit, alike.meaning)
     label = name.replace("_", " ").replace(".", ": ")
     label = label[:1].upper() + label[1:]
     for suffix, unit in _SUFFIXES:

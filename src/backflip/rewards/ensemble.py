@@ -1,6 +1,7 @@
-"""Several reward models as one: each normalised on its own, then averaged (Christiano et al. 2017, sec. 2.2.3).
+"""Several reward models as one: each normalised on its own, then averaged (Christiano et al. 2017, sec. 2.2.3), or taken with caution.
 
-The disagreement of the members says where the ensemble is guessing. Left out: choosing queries by it.
+The disagreement of the members says where the ensemble is guessing; a cautious rule lets it lower the reward there (Coste et al.
+2023, "Reward model ensembles help mitigate overoptimization"). Left out: choosing queries by it.
 
 Shapes: M members, B rows, T decisions.
 """
@@ -8,7 +9,9 @@ Shapes: M members, B rows, T decisions.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,22 +29,76 @@ from backflip.rewards.model import Normaliser, SequenceRewardModel, on_last_deci
 CARD = "ensemble.json"
 
 
-class RewardEnsemble:
-    """The mean of normalised reward models; itself a reward model."""
+@dataclass(frozen=True)
+class Mean:
+    """The mean of the members."""
 
-    def __init__(self, models: Sequence[SequenceRewardModel]) -> None:
-        """Average `models`, in that order.
+    def of(self, score_MB: Tensor) -> Tensor:
+        """Return one score a row."""
+        return score_MB.mean(0)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """What the member says that likes a row least (Coste et al. 2023, worst-case optimisation)."""
+
+    def of(self, score_MB: Tensor) -> Tensor:
+        """Return one score a row."""
+        return score_MB.amin(0)
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """The mean less a weight times the variance of the members (Coste et al. 2023, uncertainty-weighted optimisation)."""
+
+    weight: float = 1.0
+    """Reward taken off for each unit of variance over members; scores have variance 1 on answers of the reference."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(
+                f"ensemble.weight is {self.weight}, expected 0 or more, and finite; below 0 it would reward being unsure"
+            )
+
+    def of(self, score_MB: Tensor) -> Tensor:
+        """Return one score a row."""
+        return score_MB.mean(0) - self.weight * score_MB.var(0, correction=0)
+
+
+EnsembleRule = Mean | Worst | Uncertain
+"""How what the members say of a row becomes its score; with one member all are the same."""
+
+
+def check_rule(rule: EnsembleRule, members: int) -> None:
+    """Refuse a rule that lowers the reward by disagreement where one model is all there is.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if members == 1 and not isinstance(rule, Mean):
+        raise ConfigError(
+            f"an ensemble of one never disagrees, so its {type(rule).__name__.lower()} reward is its mean; set --members to 2 or "
+            "more, or leave the rule at mean"
+        )
+
+
+class RewardEnsemble:
+    """Normalised reward models as one, by a rule; itself a reward model."""
+
+    def __init__(self, models: Sequence[SequenceRewardModel], rule: EnsembleRule | None = None) -> None:
+        """Make one reward of `models`, in that order, by `rule` (None: their mean).
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are none; or a rule that lowers the reward by their disagreement has one model, which never disagrees.
         """
         if not models:
             raise ConfigError("an ensemble needs at least one reward model")
-        self.models = tuple(models)
+        self.models, self.rule = tuple(models), rule or Mean()
+        check_rule(self.rule, len(self.models))
 
     def __call__(self, episodes: Episodes) -> Tensor:
-        """Return the mean over members of their normalised reward_BT, no gradient."""
-        return self.members(episodes).mean(0)
+        """Return the reward_BT by the rule, no gradient."""
+        return on_last_decision(self.normalised_B(episodes), episodes)
 
     def members(self, episodes: Episodes) -> Tensor:
         """Return each member's normalised reward, (M, B, T).
@@ -63,7 +120,7 @@ class RewardEnsemble:
             + (model.normaliser.mean if isinstance(model.normaliser, Normaliser) else 0.0)
             for model, score_B in zip(self.models, normalised_MB, strict=True)
         ]
-        return on_last_decision(normalised_MB.mean(0), episodes), {
+        return on_last_decision(self.rule.of(normalised_MB), episodes), {
             "raw_mean": sum(raw) / len(raw),
             "disagreement": float(normalised_MB.std(0, correction=0).mean()),
         }
@@ -89,8 +146,8 @@ class RewardEnsemble:
         return torch.stack([model.normalised_B(episodes) for model in self.models])
 
     def normalised_B(self, episodes: Episodes) -> Tensor:
-        """Return the mean over members of their normalised scores."""
-        return self.normalised_MB(episodes).mean(0)
+        """Return the score of every row by the rule."""
+        return self.rule.of(self.normalised_MB(episodes))
 
     def measure_normaliser(self, episodes: Episodes, reference: str) -> tuple[Normaliser, ...]:
         """Set every member's normaliser from the reference policy's answers, and return them."""

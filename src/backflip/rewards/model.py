@@ -215,10 +215,12 @@ class SequenceRewardModel:
             raise DataError(
                 'this reward model has no normaliser; call measure_normaliser first, or load with normaliser="none"'
             )
-        score_B = self.score_B(episodes)
-        if isinstance(self.normaliser, Normaliser):
-            score_B = (score_B - self.normaliser.mean) / self.normaliser.std
-        return score_B
+        return self.normalise(self.score_B(episodes))
+
+    def normalise(self, raw_B: Tensor) -> Tensor:
+        """Return (raw score - mean) / std; raw scores where there is nothing to normalise by."""
+        known = self.normaliser
+        return (raw_B - known.mean) / known.std if isinstance(known, Normaliser) else raw_B
 
     def measure_normaliser(self, episodes: Episodes, reference: str) -> Normaliser:
         """Set the normaliser from the reference policy's answers, and return it.

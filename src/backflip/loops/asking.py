@@ -1,0 +1,126 @@
+"""The step that every recipe begins a round with: sample answers, ask which is better, and take in what was said.
+
+Left out: which judgements count and what they weigh (`answers`), and what is learned from them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backflip.data import Item, Judgement, Query
+from backflip.errors import DataError
+from backflip.loops.answers import gather, person_weights, write_asked
+from backflip.loops.parts import Parts, Position, Trained, Training, share, stream
+from backflip.overseers.recorded import RecordedOverseer
+from backflip.rewards.comparisons import Comparison, comparisons
+from backflip.rewards.ensemble import RewardEnsemble
+from backflip.store.lineage import Lineage, judgement_id
+
+if TYPE_CHECKING:
+    from backflip.loops.settings import Settings
+    from backflip.run import Run
+
+
+@dataclass(frozen=True)
+class Told:
+    """Everything that was asked so far, and what was said to it."""
+
+    questions: list[Query] = field(default_factory=list[Query])
+    answers: list[Judgement] = field(default_factory=list[Judgement])
+    weight: dict[str, float] = field(default_factory=dict[str, float])
+    """What the answers of each person weigh; empty where all weigh the same."""
+    pairs: list[Comparison] = field(default_factory=list[Comparison])
+    counts: dict[str, int] = field(default_factory=lambda: {"judgements": 0, "unanswered": 0, "ties": 0})
+
+    @property
+    def taught(self) -> list[Judgement]:
+        """The answers that say something: whoever could not tell taught nothing."""
+        return [one for one in self.answers if one.answer is not None]
+
+
+def ask(parts: Parts, before: Told, config: Settings, now: Training, run: Run) -> Told:
+    """Put this round's questions to the overseer, and return what is known after it; logs the phase `ask`.
+
+    Raises:
+        DataError: nobody answered a single question.
+    """
+    at, new = now.at, next_questions(parts, config, now, run)
+    # a policy that repeats itself makes the same question twice: it is asked, and counts, once
+    questions = list({query.id: query for query in [*before.questions, *new]}.values())
+    answers = gather(parts.overseer, questions, config, run)
+    judges = {one.judge for one in answers}
+    weight = person_weights(run.store, judges, parts.overseer) if config.weigh_people else {}
+    pairs, counts = comparisons(questions, answers, weight)
+    run.log(at.round, "ask", **{name: float(value) for name, value in counts.items()})
+    if not pairs:
+        raise DataError(
+            "nobody answered a single question, so there is nothing to fit; ask more, or wait longer (--wait-seconds)"
+        )
+    at.asked_at += [at.round] * (len(questions) - len(at.asked))
+    at.asked, at.heard = [query.id for query in questions], [judgement_id(one) for one in answers]
+    at.weights = weight
+    return Told(questions, answers, weight, pairs, counts)
+
+
+def reread(at: Position, run: Run) -> Told:
+    """Return what was asked and said before a kill."""
+    if not at.asked:
+        return Told()
+    known, told = run.store.queries_by_id(at.asked), run.store.judgements_by_id(at.heard)
+    questions, answers = [known[query_id] for query_id in at.asked], [told[one] for one in at.heard]
+    pairs, counts = comparisons(questions, answers, at.weights)
+    return Told(questions, answers, at.weights, pairs, counts)
+
+
+def close(
+    told: Told, reward: RewardEnsemble | None, now: Training, parts: Parts, config: Settings, run: Run
+) -> Trained:
+    """Write down what was asked and what taught the policy, and return what came of it."""
+    at = now.at
+    if reward is None and told.answers:  # taught by the judgements themselves, by way of no reward model
+        at.rewards = [Lineage(run.store).add_reward(run.id, "judgements", told.taught, time.time())]
+    Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
+    run.store.expire(at.asked)  # what is still open would teach nothing any more
+    write_asked(run, at.asked, at.asked_at, config.rounds)
+    return Trained(
+        policy=now.used,
+        reward=reward,
+        fits=at.fits,
+        pairs=told.pairs,
+        counts=told.counts,
+        reference=now.reference,
+        episodes=at.episodes,
+        tokens=at.tokens,
+        updates=config.updates,
+        given=parts.given,
+    )
+
+
+def next_questions(parts: Parts, config: Settings, now: Training, run: Run) -> list[Query]:
+    """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return what was asked there up to this round.
+
+    It samples all the same: which prompts come next, and so what updates see, depends on it.
+    """
+    number = now.at.round
+    asked = share(config.questions, config.rounds, number)
+    with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
+        rows = now.counted(parts.world.collect(now.used, 2 * asked, stream(config.seed, "sample", number)))
+        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
+        bar.advance(2 * asked)
+    return parts.overseer.come_up(number, config.rounds) if isinstance(parts.overseer, RecordedOverseer) else new
+
+
+def pair_up(items: Sequence[Item], question: str, rng: np.random.Generator) -> list[Query]:
+    """Make a question of every two items in a row; which is shown first is drawn, half and half exactly."""
+    count = len(items) // 2
+    swapped = rng.permutation(np.arange(count) % 2)
+    orders = ((0, 1), (1, 0))
+    return [
+        Query(items=(items[2 * k], items[2 * k + 1]), question=question, order=orders[int(swapped[k])])
+        for k in range(count)
+    ]

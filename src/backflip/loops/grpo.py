@@ -1,0 +1,94 @@
+"""Rounds of sample, ask, fit, improve: comparisons make a reward model, and GRPO a better policy.
+
+A row's lead over its group, clipped ratios, some passes over each batch. `grpo.scale=none` with `grpo.aggregate=constant` is Dr. GRPO.
+The recipe is that of `ppo` with another update and no critic. Left out: the update (`optimise.grpo`).
+
+Shapes: B rows, T decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backflip.errors import ConfigError
+from backflip.loops.asking import close, reread
+from backflip.loops.fitting import hear_and_fit
+from backflip.loops.improving import Stopwatch, sample, score, take_updates, warn_of_equal_groups
+from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
+from backflip.loops.settings import RewardLearningConfig, reward_work
+from backflip.optimise import grpo
+from backflip.optimise.grpo import GRPOConfig
+from backflip.optimise.kl import FixedKL, KLControl, shape_reward
+from backflip.plan import MethodWork
+from backflip.rewards.combine import WeightedRewards
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+
+@dataclass(frozen=True)
+class GRPOLoopConfig(RewardLearningConfig):
+    """Settings of the recipe."""
+
+    group: int = 4
+    """Answers to each prompt, which are compared with each other."""
+    grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(entropy_coef=0.02))
+    """The update."""
+    kl: KLControl = field(default_factory=lambda: FixedKL(0.045))
+    """The leash to the policy that was started from."""
+
+    def __post_init__(self) -> None:
+        RewardLearningConfig.__post_init__(self)
+        if self.group < 2 or self.episodes % self.group:
+            raise ConfigError(
+                f"group is {self.group} and episodes {self.episodes}; expected groups of 2 or more, and episodes to be a multiple of group"
+            )
+
+    @property
+    def work(self) -> MethodWork:
+        """What the run will do."""
+        return reward_work(self, self.grpo.epochs, self.grpo.tokens_per_microbatch)
+
+
+def train(parts: Parts, config: GRPOLoopConfig, run: Run) -> Trained:
+    """Carry out the recipe, or what is left of it after a kill; logs phases `ask`, `reward`, `grpo`, `check`.
+
+    Raises:
+        DataError: sampling and scoring disagree, a reward is not finite, or nobody answered a single question.
+    """
+    now = begin(parts, config, run, config.kl.beta)
+    told, reward = reread(now.at, run), None
+    for _ in range(now.at.round, config.rounds):
+        told, reward, rewards = hear_and_fit(parts, told, config, now, run)
+        update = partial(improve, parts, rewards, now, config, run)
+        take_updates("grpo", update, rewards, parts, now, config, run)
+        end_round(now, config.rounds, parts, run)
+    return replace(close(told, reward, now, parts, config, run), noise=config.fit.noise)
+
+
+def improve(
+    parts: Parts, rewards: WeightedRewards, now: Training, config: GRPOLoopConfig, run: Run
+) -> dict[str, float]:
+    """Sample, score, and update once; return the statistics and set the KL weight of the next update."""
+    watch = Stopwatch()
+    rows = sample(parts, now, config.episodes, config.group, config)
+    sampled = watch.lap()
+    rows, score_BT, stats = score(rows, parts, rewards, now, config, config.grpo.tokens_per_microbatch)
+    equal = warn_of_equal_groups(score_BT, rows, now, run)
+    scored = watch.lap()
+    stats |= grpo.update(
+        now.policy,
+        now.optimizer,
+        rows,
+        shape_reward(score_BT, rows, now.beta),
+        config.grpo,
+        stream(config.seed, "minibatches", now.at.update),
+    )
+    stats["equal_group_fraction"] = equal
+    now.beta = replace(config.kl, beta=now.beta).after(stats["kl_nats_per_sequence"], len(rows)).beta
+    return stats | {"seconds_sample": sampled, "seconds_score": scored, "seconds_update": watch.lap()}
+
+
+METHOD = Method("GRPO", GRPOLoopConfig, train)

@@ -1,0 +1,94 @@
+"""Rounds of sample, ask, fit, improve: comparisons make a reward model, and RLOO a better policy.
+
+A row's return less the mean of its group's other rows (REINFORCE leave-one-out), one step a batch.
+The recipe is that of `ppo` with another update and no critic. Left out: the update (`optimise.reinforce`).
+
+Shapes: B rows, T decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backflip.errors import ConfigError
+from backflip.loops.asking import close, reread
+from backflip.loops.fitting import hear_and_fit
+from backflip.loops.improving import Stopwatch, sample, score, take_updates, warn_of_equal_groups
+from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
+from backflip.loops.settings import RewardLearningConfig, reward_work
+from backflip.optimise import reinforce
+from backflip.optimise.kl import FixedKL, KLControl, shape_reward
+from backflip.optimise.reinforce import ReinforceConfig, rloo
+from backflip.plan import MethodWork
+from backflip.rewards.combine import WeightedRewards
+
+if TYPE_CHECKING:
+    from backflip.run import Run
+
+
+@dataclass(frozen=True)
+class RLOOLoopConfig(RewardLearningConfig):
+    """Settings of the recipe."""
+
+    group: int = 4
+    """Answers to each prompt, which are compared with each other."""
+    rloo: ReinforceConfig = field(default_factory=lambda: replace(rloo(), entropy_coef=0.02))
+    """The update."""
+    kl: KLControl = field(default_factory=lambda: FixedKL(0.045))
+    """The leash to the policy that was started from."""
+
+    def __post_init__(self) -> None:
+        RewardLearningConfig.__post_init__(self)
+        if self.group < 2 or self.episodes % self.group:
+            raise ConfigError(
+                f"group is {self.group} and episodes {self.episodes}; expected groups of 2 or more, and episodes to be a multiple of group"
+            )
+
+    @property
+    def work(self) -> MethodWork:
+        """What the run will do."""
+        return reward_work(self, 1, self.rloo.tokens_per_microbatch)
+
+
+def train(parts: Parts, config: RLOOLoopConfig, run: Run) -> Trained:
+    """Carry out the recipe, or what is left of it after a kill; logs phases `ask`, `reward`, `rloo`, `check`.
+
+    Raises:
+        DataError: sampling and scoring disagree, a reward is not finite, or nobody answered a single question.
+    """
+    now = begin(parts, config, run, config.kl.beta)
+    told, reward = reread(now.at, run), None
+    for _ in range(now.at.round, config.rounds):
+        told, reward, rewards = hear_and_fit(parts, told, config, now, run)
+        update = partial(improve, parts, rewards, now, config, run)
+        take_updates("rloo", update, rewards, parts, now, config, run)
+        end_round(now, config.rounds, parts, run)
+    return replace(close(told, reward, now, parts, config, run), noise=config.fit.noise)
+
+
+def improve(
+    parts: Parts, rewards: WeightedRewards, now: Training, config: RLOOLoopConfig, run: Run
+) -> dict[str, float]:
+    """Sample, score, and update once; return the statistics and set the KL weight of the next update."""
+    watch = Stopwatch()
+    rows = sample(parts, now, config.episodes, config.group, config)
+    sampled = watch.lap()
+    rows, score_BT, stats = score(rows, parts, rewards, now, config, config.rloo.tokens_per_microbatch)
+    equal = warn_of_equal_groups(score_BT, rows, now, run)
+    scored = watch.lap()
+    stats |= reinforce.update(
+        now.policy,
+        now.optimizer,
+        rows,
+        shape_reward(score_BT, rows, now.beta),
+        config.rloo,
+        stream(config.seed, "minibatches", now.at.update),
+    )
+    stats["equal_group_fraction"] = equal
+    now.beta = replace(config.kl, beta=now.beta).after(stats["kl_nats_per_sequence"], len(rows)).beta
+    return stats | {"seconds_sample": sampled, "seconds_score": scored, "seconds_update": watch.lap()}
+
+
+METHOD = Method("RLOO", RLOOLoopConfig, train)

@@ -1,0 +1,55 @@
+"""A language model that is told a level in front of every prompt, and always asked for one: what reward-conditioned training makes.
+
+Left out: the training (`optimise.conditional`), and which tokens tell the levels (the loop).
+
+Shapes: B rows, T decisions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backflip.data import Episodes
+from backflip.errors import ConfigError
+from backflip.optimise.conditional import Asked, TokenInFront, told
+from backflip.policies.lm import LMPolicy
+
+CARD = "asked.json"
+
+
+class AskedLM(Asked):
+    """A language model that is always asked for one level; its KL to a model that is asked for nothing is exact."""
+
+    def __init__(self, lm: LMPolicy, tell: TokenInFront, level: int) -> None:
+        """Ask `lm` for `level`, told by `tell`."""
+        super().__init__(lm, tell, level)
+        self.lm, self.token = lm, tell
+
+    @property
+    def module(self) -> Any:
+        """What is trained."""
+        return self.lm.module
+
+    def kl_BT(self, reference: Any, episodes: Episodes) -> Tensor:
+        """Return the full-vocabulary KL of every decision to the reference, which reads the prompts as they are; nats, no gradient.
+
+        Raises:
+            ConfigError: the reference is no LMPolicy over the same vocabulary.
+        """
+        if not isinstance(reference, LMPolicy):
+            raise ConfigError(
+                f"the KL of a language model needs an LMPolicy as reference, got {type(reference).__name__}"
+            )
+        level_B = torch.full((len(episodes),), self.level)
+        return self.lm.kl_BT(reference, told(episodes, level_B, self.tell), read=episodes)
+
+    def save(self, path: Path) -> None:
+        """Write the model, and beside it the tokens of the levels and the level that it is asked for."""
+        self.lm.save(path)
+        (path / CARD).write_text(json.dumps({**asdict(self.token), "level": self.level}, indent=2), encoding="utf-8")
