@@ -11,13 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from backflip.cli import main
 from backflip.data import Item, Query
@@ -109,9 +110,30 @@ def test_a_database_that_goes_away_and_comes_back(context: BrowserContext) -> No
             served.stop()
 
 
-def arrives_and_its_reply_does_not(route: Any) -> None:
-    route.fetch()
-    route.abort()
+@contextmanager
+def one_reply_lost(page: Page, path: str) -> Generator[None]:
+    """Let the next request there arrive, and its reply get lost.
+
+    Not by `times=1`: the browser then stops holding requests as soon as the first one is there, and may let that one through.
+    """
+    lost: list[str] = []
+
+    def handle(route: Any) -> None:
+        if lost:
+            route.continue_()
+            return
+        route.fetch()
+        lost.append(route.request.url)
+        route.abort()
+
+    page.route(f"**{path}", handle)
+    yield
+    for _ in range(500):
+        if lost:
+            break
+        page.wait_for_timeout(20)
+    assert lost, f"nothing was sent to {path}"
+    page.unroute(f"**{path}", handle)
 
 
 def test_two_windows_of_one_person_lose_nothing_and_double_nothing(
@@ -271,9 +293,9 @@ def test_a_lost_reply_in_the_trial_is_asked_for_again_and_counts_once(
     served.study(replace(QUIET, trial=True))
     ann = come("Ann")
 
-    ann.page.route("**/judge/answer", arrives_and_its_reply_does_not, times=1)
-    ann.page.keyboard.press("1")
-    trouble(ann).to_contain_text("Press the key again")
+    with one_reply_lost(ann.page, "/judge/answer"):
+        ann.page.keyboard.press("1")
+        trouble(ann).to_contain_text("Press the key again")
     ann.page.keyboard.press("1")
     expect(ann.page.locator("#known")).to_contain_text("So it is.")
     assert served.store.counts()["judgements"] == 1

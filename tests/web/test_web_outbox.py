@@ -13,7 +13,7 @@ from backflip.store.desk import UNDONE, standing
 
 from .conftest import ON_BOTH, Site, pair
 from .test_web_judging import set_study
-from .test_web_misfortune import KEPT, arrives_and_its_reply_does_not, trouble
+from .test_web_misfortune import KEPT, one_reply_lost, trouble
 from .visitors import QUIET, Served, Visitor, wait_for
 
 
@@ -111,12 +111,12 @@ def test_an_undo_finds_the_answer_though_a_reply_was_lost(
         ann.press("1")
         wait_for(lambda: served.store.counts()["judgements"] == 1)
         ann.page.wait_for_timeout(300)  # the answer is acknowledged
-        ann.page.route("**/judge/undo", arrives_and_its_reply_does_not, times=1)
-        ann.page.keyboard.press("u")
+        with one_reply_lost(ann.page, "/judge/undo"):
+            ann.page.keyboard.press("u")
     else:
-        ann.page.route("**/judge/answer", arrives_and_its_reply_does_not, times=1)
-        ann.press("1")
-        trouble(ann).to_contain_text(KEPT)
+        with one_reply_lost(ann.page, "/judge/answer"):
+            ann.press("1")
+            trouble(ann).to_contain_text(KEPT)
         if lost == "everything for a while":
             ann.context.set_offline(True)
         ann.page.keyboard.press("u")
