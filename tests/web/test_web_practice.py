@@ -65,10 +65,11 @@ def test_practice_gives_no_check_away(site: Site, known: Make) -> None:
     checks, aside = known(10)[:6], [replace(one, use="practice") for one in known(10)[6:]]
     site.book.add_known([*checks, *aside])
     site.book.change(replace(QUIET, gold_share=0.5), "owner", site.clock())
+    site.store.add_queries([pair(n) for n in range(100, 150)])  # a draw a pair: six of 40 are checks for sure
     ann = site.come("Ann")
     secret = {frozenset(item.content for item in one.query.items) for one in checks}
     practised: set[frozenset[str]] = set()
-    for _ in range(20):
+    for _ in range(40):
         for one in ann.next():
             assert ann.send(one["id"]).status_code == 200
         (shown,) = exercises(ann)
@@ -76,7 +77,7 @@ def test_practice_gives_no_check_away(site: Site, known: Make) -> None:
         ann.send(str(shown["id"]))
     assert len(practised) == 4 and not practised & secret
     purposes = [one.details["purpose"] for one in site.store.judgements(0)[0]]
-    assert purposes.count("gold") == 6 and purposes.count("practice") == 20
+    assert purposes.count("gold") == 6 and purposes.count("practice") == 40
 
 
 def test_the_pairs_of_a_trial_may_be_practised_and_change_nothing_of_it(site: Site, known: Make) -> None:
