@@ -11,14 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from backflip.cli import main
 from backflip.data import Item, Query
@@ -108,32 +107,6 @@ def test_a_database_that_goes_away_and_comes_back(context: BrowserContext) -> No
             wait_for(lambda: served.store.counts()["judgements"] == 2)
         finally:
             served.stop()
-
-
-@contextmanager
-def one_reply_lost(page: Page, path: str) -> Generator[None]:
-    """Let the next request there arrive, and its reply get lost.
-
-    Not by `times=1`: the browser then stops holding requests as soon as the first one is there, and may let that one through.
-    """
-    lost: list[str] = []
-
-    def handle(route: Any) -> None:
-        if lost:
-            route.continue_()
-            return
-        route.fetch()
-        lost.append(route.request.url)
-        route.abort()
-
-    page.route(f"**{path}", handle)
-    yield
-    for _ in range(500):
-        if lost:
-            break
-        page.wait_for_timeout(20)
-    assert lost, f"nothing was sent to {path}"
-    page.unroute(f"**{path}", handle)
 
 
 def test_two_windows_of_one_person_lose_nothing_and_double_nothing(
@@ -293,7 +266,7 @@ def test_a_lost_reply_in_the_trial_is_asked_for_again_and_counts_once(
     served.study(replace(QUIET, trial=True))
     ann = come("Ann")
 
-    with one_reply_lost(ann.page, "/judge/answer"):
+    with served.replies_lost("/judge/answer"):
         ann.page.keyboard.press("1")
         trouble(ann).to_contain_text("Press the key again")
     ann.page.keyboard.press("1")

@@ -13,7 +13,7 @@ from backflip.store.desk import UNDONE, standing
 
 from .conftest import ON_BOTH, Site, pair
 from .test_web_judging import set_study
-from .test_web_misfortune import KEPT, one_reply_lost, trouble
+from .test_web_misfortune import KEPT, trouble
 from .visitors import QUIET, Served, Visitor, wait_for
 
 
@@ -111,10 +111,10 @@ def test_an_undo_finds_the_answer_though_a_reply_was_lost(
         ann.press("1")
         wait_for(lambda: served.store.counts()["judgements"] == 1)
         ann.page.wait_for_timeout(300)  # the answer is acknowledged
-        with one_reply_lost(ann.page, "/judge/undo"):
+        with served.replies_lost("/judge/undo"):
             ann.page.keyboard.press("u")
     else:
-        with one_reply_lost(ann.page, "/judge/answer"):
+        with served.replies_lost("/judge/answer"):
             ann.press("1")
             trouble(ann).to_contain_text(KEPT)
         if lost == "everything for a while":

@@ -7,7 +7,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,24 @@ class Served(Place):
 
     def __init__(self, where: str | Path) -> None:
         super().__init__(where)
-        config = uvicorn.Config(
-            create_app(self.store, "http://127.0.0.1"), port=0, log_level="critical", timeout_graceful_shutdown=1
-        )
+        self.silent = ""
+        self.unheard = 0
+        app = create_app(self.store, "http://127.0.0.1")
+
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            """Do what is asked, and cut the wire in place of a reply where it is to be lost."""
+            if not self.silent or scope.get("path") != self.silent:
+                await app(scope, receive, send)
+                return
+
+            async def lose(message: Any) -> None:
+                pass
+
+            await app(scope, receive, lose)
+            self.unheard += 1
+            send.__self__.transport.abort()  # uvicorn's own: the protocol between it and us has no word for this
+
+        config = uvicorn.Config(answer, port=0, log_level="critical", timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
@@ -53,6 +69,14 @@ class Served(Place):
             time.sleep(0.01)
         port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+
+    @contextmanager
+    def replies_lost(self, path: str) -> Generator[None]:
+        """Take every request to this path, do what it asks, and let no reply through. (Browsers try some requests a second time by themselves.)"""
+        self.silent, before = path, self.unheard
+        yield
+        wait_for(lambda: self.unheard > before)
+        self.silent = ""
 
     def stop(self) -> None:
         self.server.should_exit = True

@@ -20,7 +20,7 @@ from backflip.errors import DataError
 from backflip.store import records, schema, waiting
 from backflip.store.people import Person
 from backflip.store.records import UNDONE
-from backflip.store.store import PAGE, Store, insert_queries
+from backflip.store.store import PAGE, Store, insert_new, insert_queries
 
 STUDY, GOLD, REPEAT, TRIAL = waiting.STUDY, "gold", "repeat", "trial"
 """What a question is before somebody for: to learn from; a silent check against a known answer; a check against themselves; to learn
@@ -33,6 +33,7 @@ QUEUE = (STUDY, GOLD, REPEAT, TRIAL)
 TOLD = (TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)
 """Purposes of questions after whose answer one is shown what is right, or what others said: that answer is not taken back."""
 MAY_UNDO = tuple(one for one in QUEUE if one not in TOLD)
+PURPOSES = (STUDY, GOLD, REPEAT, TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)
 KNOWN, OWN = "known", "own"
 """Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person or for one talk. So
 are those with the purpose PRACTICE (a known answer that is for practice alone) and ADJUDICATE (asked of nobody new)."""
@@ -117,10 +118,22 @@ class Desk:
             waiting.hold(connection, person.id, [query_id], purpose, (now, now + hold_seconds))
         return True
 
-    def own(self, query: Query) -> None:
-        """Ask a question that is given to nobody until it is dealt."""
-        table = schema.queries
+    def remember(self, person: Person, query_id: str, purpose: str, now: float) -> bool:
+        """Note that this question was given to this person and that its time is over; False where nobody knows the question.
+
+        For whoever can show that it was given though the database does not know it any more: see `backflip.web.tickets`.
+        """
         with self._database.transaction("write") as connection:
+            if connection.execute(select(schema.queries.c.id).where(schema.queries.c.id == query_id)).first() is None:
+                return False
+            row = {"query_id": query_id, "person_id": person.id, "purpose": purpose, "since": now, "until": now}
+            insert_new(connection, schema.claims, [row | {"state": "returned"}])
+        return True
+
+    def own(self, query: Query) -> None:
+        """Ask a question that is given to nobody until it is dealt; on the disk when this returns."""
+        table = schema.queries
+        with self._database.transaction("durable") as connection:
             insert_queries(connection, [query], "open")
             fresh = update(table).where(table.c.id == query.id, table.c.given == 0)
             connection.execute(fresh.values(purpose=OWN))

@@ -20,12 +20,14 @@ from starlette.exceptions import HTTPException
 from backflip.errors import BackflipError, DataError, StoreError
 from backflip.store import Store
 from backflip.store.desk import Desk
+from backflip.store.keys import ticket_key
 from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
 from backflip.web.guard import NotSignedIn, Place, StrictHeaders
 from backflip.web.limits import Limit, SmallRequests, Tries
 from backflip.web.pages import show
+from backflip.web.tickets import Tickets
 from backflip.web.uploads import UPLOAD_BYTES
 
 STATIC = Path(__file__).parent / "static"
@@ -51,6 +53,7 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
         Desk(store),
         StudyBook(store),
         public_url,
+        Tickets(ticket_key(store, clock())),
         clock,
         sign_ins=Tries(burst=10, per_minute=6),
         joins=Limit(burst=10, per_minute=6),

@@ -22,6 +22,7 @@ from backflip.store.desk import Desk
 from backflip.store.people import People, Session
 from backflip.store.study import StudyBook
 from backflip.web.limits import Limit, Receive, Send, Tries
+from backflip.web.tickets import Tickets
 
 COOKIE = "backflip"
 SESSION_HOURS = 24 * 14
@@ -51,6 +52,7 @@ class Place:
     book: StudyBook
     public_url: str
     """Where people find this server; its scheme decides whether cookies are for TLS alone."""
+    tickets: Tickets
     clock: Callable[[], float] = time.time
     sign_ins: Tries = None  # type: ignore[assignment]
     joins: Limit = None  # type: ignore[assignment]

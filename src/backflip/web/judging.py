@@ -27,6 +27,7 @@ from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
+from backflip.web.tickets import LETTERS
 
 router = APIRouter()
 AHEAD = 3
@@ -96,6 +97,8 @@ class Answer(BaseModel):
     sub: dict[str, Annotated[str, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
     claims: dict[Claim, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
     comment: str = Field(default="", max_length=LONGEST_WORDS)
+    ticket: str = Field(default="", max_length=LETTERS, pattern="^[0-9a-f]*$")
+    """What came with the question: see `tickets`."""
     instructions: int | None = Field(default=None, ge=0)
     """Version of the guideline on the page from which this comes."""
     timing: Timing
@@ -164,7 +167,7 @@ def answer(here: Here, session: Somebody, given: Answer) -> Response:
     """Record one judgement; it is on the disk when this returns."""
     person = may_judge(session)
     study, instructions = here.book.in_force(session.edition)
-    held = here.desk.holding(person, given.query)
+    held = _before(here, person, given)
     try:
         shares, note = _shares(given, study)
     except (
@@ -242,6 +245,17 @@ def may_judge(session: Session) -> Person:
     return session.person
 
 
+def _before(here: Place, person: Person, given: Answer) -> Held:
+    """Return what the answer is to; its ticket says so where the database crashed and has forgotten that the question was given."""
+    try:
+        return here.desk.holding(person, given.query)
+    except DataError:
+        purpose = here.tickets.purpose(person.id, given.query, given.ticket)
+        if purpose is None or not here.desk.remember(person, given.query, purpose, here.clock()):
+            raise
+        return here.desk.holding(person, given.query)
+
+
 def _told(
     given: Answer, stored: tuple[float, ...] | None, note: str, order: tuple[int, ...], instructions: int
 ) -> Told:
@@ -287,6 +301,7 @@ def shown(here: Place, person: Person, held: Held) -> dict[str, Any]:
     reason = query.reason if held.purpose not in (TRIAL, GOLD, REPEAT) else "random"
     return {
         "id": query.id,
+        "ticket": here.tickets.of(person.id, query.id, held.purpose),
         "question": query.question,
         "prompt": query.items[0].prompt if query.items[0].media == "text" else "",
         "reason": reason,

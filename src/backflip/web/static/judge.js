@@ -212,7 +212,7 @@ async function answer(said, button) {
   const pair = now;
   // An answer that is shown at once is one event however often it is sent.
   pair.event = (after && pair.event) || eventId();
-  const body = { query: pair.id, event: pair.event, ...said, ...found, timing: clock.end(), help: helped, instructions: read };
+  const body = { query: pair.id, ticket: pair.ticket, event: pair.event, ...said, ...found, timing: clock.end(), help: helped, instructions: read };
   last = { pair, event: body.event };
   judged.add(pair.id);
   if (after) return answerAtOnce(body);
