@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, func, select
 
 from backflip.data import Query
 from backflip.errors import DataError, StoreError
-from backflip.store import Store
+from backflip.store import Store, schema, waiting
 from backflip.store.desk import GOLD, STUDY, Desk, Tally, Told, standing
 from backflip.store.people import People, Person
 from backflip.store.study import Known, Study, StudyBook
@@ -54,6 +56,72 @@ def test_many_at_once_get_each_question_as_often_as_asked(where: str | Path, ask
         told = store.judgements(0)[0]
         assert Counter(Counter(one.query_id for one in told).values()) == {overlap: 60}
         assert len({(one.query_id, one.judge) for one in told}) == len(told)
+
+
+def test_what_comes_back_while_people_answer_is_counted_right(where: str | Path, ask: Ask) -> None:
+    """Whose time is over answers at the moment at which others are given the question, again and again."""
+    crowd, rounds = 5, 40
+    with Store.open(where) as store, ExitStack() as others:
+        store.add_queries([ask(n) for n in range(20)])
+        everybody = [join(store, f"p{k}") for k in range(crowd)]
+        stores = [others.enter_context(Store.open(where)) for _ in everybody]
+        faults: list[BaseException] = []
+
+        def judge(me: int) -> None:
+            desk, person, held = Desk(stores[me]), everybody[me], list[str]()
+            try:
+                for number in range(rounds):
+                    held += [one.query.id for one in desk.take(person, 3, 2, float(number), 0.5)]
+                    if held and number % 2:
+                        one = held.pop(0)
+                        with suppress(DataError):  # it came twice, since it had come back in between
+                            desk.answer(person, Told(one, (1.0, 0.0), f"{person.id} {number}"), float(number))
+            except BaseException as fault:
+                faults.append(fault)
+
+        threads = [threading.Thread(target=judge, args=(me,)) for me in range(crowd)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert faults == []
+        table, claims = schema.queries, schema.claims
+        with store.database.transaction("read") as connection:
+            given = {row.id: row.given for row in connection.execute(select(table.c.id, table.c.given))}
+            live = select(claims.c.query_id).where(claims.c.state != "returned")
+            done = connection.execute(select(func.count()).where(claims.c.state == "done")).scalar_one()
+            held = Counter(connection.execute(live).scalars())
+        assert given == {one: held[one] for one in given}
+        assert done == len(store.judgements(0)[0]) > 20
+
+
+def test_an_answer_that_comes_while_its_question_is_given_back_is_in_time(
+    postgres_url: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(postgres_url) as store:
+        store.add_queries([ask(0)])
+        a, b, desk = join(store, "a"), join(store, "b"), Desk(store)
+        desk.take(a, 1, 1, 0.0, 100.0)
+        give_back = waiting._give_back
+
+        def meanwhile(connection: Connection, over: Sequence[tuple[str, str]]) -> None:
+            assert desk.answer(a, Told(ask(0).id, (1.0, 0.0), "e"), 200.0)
+            give_back(connection, over)
+
+        monkeypatch.setattr(waiting, "_give_back", meanwhile)
+        assert desk.take(b, 1, 1, 200.0, 100.0) == []
+        assert "late" not in store.judgements(0)[0][0].details
+        assert desk.tally(a).done == {STUDY: 1}
+
+
+def test_nobody_waits_for_the_disk_to_be_given_a_question(postgres_url: str, ask: Ask) -> None:
+    with Store.open(postgres_url) as store, Store.open(postgres_url) as other:
+        store.add_queries([ask(0)])
+        a = join(store, "a")
+        with store.database.transaction("durable"), ThreadPoolExecutor() as pool:  # somebody's answer is being written
+            for desk in (Desk(store), Desk(other)):
+                (held,) = pool.submit(desk.take, a, 1, 1, 0.0, 100.0).result(timeout=30)
+                assert held.query.id == ask(0).id
 
 
 def test_what_asks_for_more_than_a_choice_of_two_is_dealt_to_nobody(store: Store, ask: Ask) -> None:

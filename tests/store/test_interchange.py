@@ -22,6 +22,7 @@ from backflip.errors import ConfigError, DataError
 from backflip.store import Store
 from backflip.store import interchange as interchange_module
 from backflip.store.interchange import export_pairs, import_pairs, undecided_file
+from backflip.store.records import UNDONE
 
 ENDINGS = [".jsonl", ".parquet"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10) | st.sampled_from(
@@ -47,7 +48,7 @@ def judged(draw: st.DrawFn) -> tuple[Query, Judgement]:
         query.id,
         draw(TEXT),
         draw(SHARES),
-        draw(TEXT),
+        draw(TEXT.filter(lambda note: note != UNDONE)),  # an event of its own, not an answer: it is not exported
         draw(numbers),
         draw(numbers),
         draw(st.none() | numbers),

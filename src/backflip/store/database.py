@@ -1,9 +1,9 @@
 """Open the database behind a store: addresses, transactions, schema, and errors in one line.
 
-A transaction is a *read*, a *write*, or a *durable* write: on SQLite a write takes the one writer's place when it
+A transaction is a *read*, a *write*, a *durable* write, or a *deal*, which says who holds which question and appends no events: on SQLite a write takes the one writer's place when it
 begins, so that nobody fails half-way for a lock, and a durable one is on the disk before it returns; on PostgreSQL
 writers queue up behind an advisory lock, so that events become visible in the order of their numbers and a reader's
-cursor misses none (`postgres.py`). Leaves out what is stored: see `store.py`.
+cursor misses none (`postgres.py`); deals queue up behind another one, so that nobody waits for the disk to be given a question. Leaves out what is stored: see `store.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from backflip.errors import ConfigError, DataError, MissingExtra, StoreError
 from backflip.store import postgres, schema
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+Kind = Literal["read", "write", "durable", "deal"]
 BUSY_SECONDS = 30.0
 """How long a write waits for another process's write."""
 
@@ -47,7 +48,7 @@ class Database:
             _make_folder(self.path.parent)
         self._engine = _engine(self.url, self.path, mode)
         self._pid = os.getpid()
-        self._writing = Lock()
+        self._writing, self._dealing = Lock(), Lock()
         try:
             self._check_schema()
             if self.path and mode == "write":
@@ -58,17 +59,18 @@ class Database:
             raise
 
     @contextmanager
-    def transaction(self, kind: Literal["read", "write", "durable"]) -> Generator[Connection, None, None]:
+    def transaction(self, kind: Kind) -> Generator[Connection, None, None]:
         """Yield a connection in one transaction, committed when the block ends well, undone when it raises."""
         if kind != "read" and self.mode == "read":
             raise StoreError(f"the store {self.name} is open for reading only; open it with mode='write'")
         if self._pid != os.getpid():
             self._engine.dispose(close=False)
             self._pid = os.getpid()
-            self._writing = Lock()
+            self._writing, self._dealing = Lock(), Lock()
         # One writes at a time in any case. SQLite's writers poll for each other with growing pauses, PostgreSQL's hold a connection each:
         # threads of one process queue here without.
-        alone = self._writing if kind != "read" else nullcontext()
+        lock = self._dealing if kind == "deal" and not self.sqlite else self._writing
+        alone = lock if kind != "read" else nullcontext()
         with (
             alone,
             self._clear(),

@@ -104,14 +104,14 @@ class Desk:
 
         Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
-        with self._database.transaction("write") as connection:
+        with self._database.transaction("deal") as connection:
             held = waiting.take(connection, person.id, count, overlap, (now, now + hold_seconds), purposes)
         found = self._queries(held)
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
     def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
         """Put one question before this person, for a check or an exercise; False where they hold it or answered it."""
-        with self._database.transaction("write") as connection:
+        with self._database.transaction("deal") as connection:
             claim = _claim(connection, person, query_id)
             if claim is not None and claim["state"] != "returned":
                 return False
@@ -123,7 +123,7 @@ class Desk:
 
         For whoever can show that it was given though the database does not know it any more: see `backflip.web.tickets`.
         """
-        with self._database.transaction("write") as connection:
+        with self._database.transaction("deal") as connection:
             if connection.execute(select(schema.queries.c.id).where(schema.queries.c.id == query_id)).first() is None:
                 return False
             row = {"query_id": query_id, "person_id": person.id, "purpose": purpose, "since": now, "until": now}
@@ -337,6 +337,7 @@ _STANDS = (
     .join(schema.people, schema.people.c.id == schema.claims.c.person_id)
     .join(schema.queries, schema.queries.c.id == schema.claims.c.query_id)
     .where(schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person"))
+    .with_for_update(of=schema.claims)  # whoever deals meanwhile does not give it back
 )
 _TALLY = (
     select(schema.claims.c.purpose, schema.claims.c.state, func.count().label("n"))

@@ -19,12 +19,13 @@ KEPT, MORE = 16, 32
 one costs more than a hundred statements."""
 TRUSTED_SECONDS = 30.0
 """For how long a connection that nobody used is thought to live, as long as nothing came over it."""
-_LOCK = 0x6261636B  # "back": the advisory lock under which writers append
+_APPEND, _DEAL = 0x6261636B, 0x6465616C
+"""The advisory locks under which writers append ("back") and give questions to people ("deal")."""
 
 # As on SQLite, only a durable write waits for the disk; a later durable one takes the others there too.
 _BEGIN = {
-    kind: f"BEGIN; SELECT set_config('synchronous_commit', '{waits}', true), pg_advisory_xact_lock({_LOCK})"
-    for kind, waits in (("durable", "on"), ("write", "off"))
+    kind: f"BEGIN; SELECT set_config('synchronous_commit', '{waits}', true), pg_advisory_xact_lock({lock})"
+    for kind, waits, lock in (("durable", "on", _APPEND), ("write", "off", _APPEND), ("deal", "off", _DEAL))
 }
 
 

@@ -1,7 +1,7 @@
 """What waits for a person: questions whose time with somebody is over, those they hold, those they may be given next.
 
 One statement looks at all of it, for a look costs far less than the way to the database; it is made once for each number of people a
-question. Every function works in the caller's write transaction. Leaves out who asks for it and why (`desk`).
+question. Every function works in the caller's deal (`database.py`): nobody else deals meanwhile, but people answer. Leaves out who asks for it and why (`desk`).
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def take(
         if len(held) + len(new) >= count:
             break
         new += _look(connection, more, asked).new
-    if held:
-        connection.execute(_RENEW, {"person": person_id, "ids": list(held), "til": span[1]})
+    if held:  # but for what this person is answering at this moment, in another window
+        mine = set(connection.execute(_RENEW, {"person": person_id, "ids": list(held), "til": span[1]}).scalars())
+        held = {one: purpose for one, purpose in held.items() if one in mine}
     new = new[: count - len(held)]
     hold(connection, person_id, new, STUDY, span)
     return held | dict.fromkeys(new, STUDY)
@@ -159,9 +160,16 @@ def _statement(levels: tuple[int, ...], count: int) -> Any:
 
 
 def _give_back(connection: Connection, over: Sequence[tuple[str, str]]) -> None:
-    """Give back what people held for too long without answering, so that others are asked."""
-    for query_id, person_id in over:
-        connection.execute(_BACK, {"query": query_id, "person": person_id})
+    """Give back what people held for too long without answering, so that others are asked.
+
+    Claims before questions, as whoever answers goes through them: so neither waits for the other for ever.
+    """
+    back = [
+        query_id
+        for query_id, person_id in sorted(over)
+        if connection.execute(_BACK, {"query": query_id, "person": person_id}).rowcount
+    ]
+    for query_id in back:
         connection.execute(_FEWER, {"query": query_id})
 
 
@@ -184,10 +192,15 @@ _RENEW = (
     update(_claims)
     .where(_claims.c.person_id == _PERSON, _claims.c.state == "held", _claims.c.query_id.in_(_IDS))
     .values(until=bindparam("til", type_=Double))
+    .returning(_claims.c.query_id)
 )
 _BACK = (
     update(_claims)
-    .where(_claims.c.query_id == bindparam("query"), _claims.c.person_id == bindparam("person"))
+    .where(
+        _claims.c.query_id == bindparam("query"),
+        _claims.c.person_id == bindparam("person"),
+        _claims.c.state == literal_column("'held'"),  # nobody answered it since it was looked at
+    )
     .values(state="returned")
 )
 _FEWER = update(_queries).where(_queries.c.id == bindparam("query")).values(given=_queries.c.given - 1)
