@@ -17,6 +17,7 @@ from backflip.web.dealing import asked_of
 from .conftest import Site, Somebody, pair
 
 QUIET = Study(gold_share=0.0, repeat_share=0.0, overlap=2, sub_questions=("What is claimed?",))
+SPLIT: dict[str, Any] = {"sub": {"What is claimed?": "the length"}}
 COMMENTS = {"Ann": "aunt Berta would like it", "Bob": "uncle Otto would not"}
 SUB = {"What is claimed?": "nothing at all"}
 SECRETS = (
@@ -34,6 +35,7 @@ SECRETS = (
 
 def judge_longer(who: Somebody, shown: dict[str, Any], *, longer: bool, **more: Any) -> None:
     first = len(shown["sides"][0]["text"]) > len(shown["sides"][1]["text"])
+    more = SPLIT | more
     assert who.send(shown["id"], "1" if first == longer else "2", **more).status_code == 200
 
 
@@ -139,7 +141,7 @@ def test_the_adjudicator_judges_as_everybody_does_and_it_is_final(site: Site) ->
     )
     assert undone.status_code == 409
     assert quarrel.olga.browser.get(f"{quarrel.page}/next").status_code == 403
-    assert quarrel.olga.send(shown["id"], "=").status_code == 409
+    assert quarrel.olga.send(shown["id"], "=", **SPLIT).status_code == 409
 
 
 def test_a_second_answer_stands_beside_the_first(site: Site) -> None:
@@ -185,7 +187,7 @@ def test_who_was_shown_what_others_said_is_asked_for_it_nowhere_else(site: Site)
     for who, count in ((quarrel.cy, 3), (quarrel.ann, 40)):
         for shown in (one for _ in range(count) for one in who.next()):
             assert {side["text"] for side in shown["sides"]} != mine
-            who.send(shown["id"])
+            who.send(shown["id"], **SPLIT)
     purposes = [one.details["purpose"] for one in site.store.judgements(0)[0]]
     assert purposes.count("repeat") > 0
     olga = quarrel.olga
@@ -200,7 +202,7 @@ def test_who_was_shown_what_others_said_is_asked_for_it_nowhere_else(site: Site)
     before = len(site.store.judgements(0)[0])
     for _ in range(12):
         for shown in quarrel.cy.next():
-            quarrel.cy.send(shown["id"])
+            quarrel.cy.send(shown["id"], **SPLIT)
     gold = [one for one in site.store.judgements(0)[0][before:] if one.details["purpose"] == "gold"]
     assert gold == [] and "settled" in quarrel.cy.browser.get("/adjudicate").text
 

@@ -10,7 +10,7 @@ import pytest
 
 from backflip.data import Item, Query
 from backflip.overseers.people import GRACE_SECONDS, PeopleOverseer
-from backflip.store.desk import UNDONE, standing
+from backflip.store.desk import GOLD, UNDONE, Desk, standing
 from backflip.store.study import Known, Study
 
 from .conftest import ON_BOTH, Site, pair
@@ -193,7 +193,7 @@ def test_gold_comes_among_the_others_and_looks_like_them(site: Site, known: Make
     gold = [one for one in shown if one["id"] in checks]
     assert 8 <= len(gold) <= 20, "all 20, or as many as the draw gives"
     assert {tuple(sorted(one)) for one in shown} == {tuple(sorted(gold[0]))}
-    assert {one["reason"] for one in shown} == {"random"}
+    assert {one["reason"] for one in shown} == {"random"}, "as the others are"
     purposes = [one.details["purpose"] for one in site.store.judgements(0)[0]]
     assert purposes.count("gold") == len(gold)
 
@@ -263,13 +263,28 @@ def test_the_last_answer_of_a_trial_sent_again_undoes_no_decision(site: Site, kn
     assert len(site.people.acts(ann.person.id, "trial")) == 1
 
 
+def test_a_check_is_said_to_be_asked_for_what_the_others_are_asked_for(site: Site, known: Make) -> None:
+    site.store.add_queries([replace(pair(n), reason="disagreement") for n in range(100, 160)])
+    site.book.add_known([replace(one, query=replace(one.query, question="Which?")) for one in known(3)])
+    ann = site.come("Ann")
+    for one in site.book.known_ids():
+        assert Desk(site.store).deal(ann.person, one, GOLD, site.clock(), 600.0)
+    found = {one["id"]: one["reason"] for one in ann.next(3)}
+    assert found == dict.fromkeys(site.book.known_ids(), "disagreement")
+
+
 def test_a_scale_of_seven_axes_and_sub_questions(site: Site) -> None:
     set_study(site, replace(QUIET, scale="seven", axes=("more truthful",), sub_questions=("What is claimed?",)))
     ann = site.come("Ann")
     page = ann.browser.get("/judge").text
     assert "more truthful" in page and "What is claimed?" in page and "slightly" in page
     (shown,) = ann.next()
-    assert ann.send(shown["id"], "1").status_code == 422, "the scale is asked for"
+    whole = {"axes": {"more truthful": "="}, "sub": {"What is claimed?": "all of it"}}
+    assert ann.send(shown["id"], "1", **whole).status_code == 422, "the scale is asked for"
+    for part in ({}, {"axes": whole["axes"]}, {"sub": whole["sub"]}, {**whole, "sub": {"What is claimed?": " "}}):
+        refused = ann.send(shown["id"], None, scale=2, **part)
+        assert refused.status_code == 422 and "more questions than were answered" in refused.json()["error"]
+    assert site.store.counts()["judgements"] == 0
     sent = ann.send(shown["id"], None, scale=2, axes={"more truthful": "="}, sub={"What is claimed?": "all of it"})
     assert sent.status_code == 200
     told = site.store.judgements(0)[0][-1]
@@ -277,6 +292,17 @@ def test_a_scale_of_seven_axes_and_sub_questions(site: Site) -> None:
     assert told.details["axes"] == {"more truthful": "="} and told.details["sub"] == {"What is claimed?": "all of it"}
     (shown,) = ann.next()
     assert ann.send(shown["id"], None, scale=2, axes={"of another study": "1"}).status_code == 422
+    assert ann.send(shown["id"], "s").status_code == 200, "who cannot tell need not say why"
+
+
+def test_the_sub_questions_are_asked_of_the_share_that_the_study_says(site: Site) -> None:
+    study = replace(QUIET, sub_questions=("What is claimed?",), sub_share=0.5)
+    set_study(site, study)
+    ann = site.come("Ann")
+    for one in ann.next(8):
+        must = int(one["id"][:8], 16) / 2**32 < 0.5
+        assert ann.send(one["id"]).status_code == (422 if must else 200)
+    assert 0 < site.store.counts()["judgements"] < 8, "both kinds are among these pairs"
 
 
 def test_pacing(site: Site) -> None:

@@ -125,3 +125,20 @@ def test_what_people_agree_to_is_what_happens_to_their_name(site: Site) -> None:
     assert ann.send(ann.next(1)[0]["id"]).status_code == 200
     ((_, key, _),) = site.store.judgement_events()
     assert "Ann" in olga.browser.get(f"/lineage/judgement/{key}").text
+
+
+def test_many_models_come_in_pages_the_newest_first_each_with_what_taught_it(site: Site) -> None:
+    olga, ann = site.come("Olga", "owner"), site.come("Ann")
+    for one in ann.next(2):
+        ann.send(one["id"])
+    told, lineage = site.store.judgements(0)[0], Lineage(site.store)
+    for n in range(60):
+        lineage.add_reward("a-run", f"reward {n}.", told[: 1 + n % 2], float(n))
+    lineage.add_policy("a-run", "policy", [one.id for one in lineage.models()], 100.0)
+    pages = [olga.browser.get(f"/lineage?page={page}").text for page in (0, 1)]
+    assert [page.count("/lineage/model/") for page in pages] == [50, 11]
+    assert "Older models" in pages[0] and "Older models" not in pages[1]
+    assert "reward 59." in pages[0] and "reward 0." in pages[1]
+    models = lineage.models()
+    assert lineage.counts(models, 0, 3) == [(models[-1], 2), (models[-2], 2), (models[-3], 1)]
+    assert all(count == len(lineage.teachers_of(one.id)) for one, count in lineage.counts(models, 0, 61))

@@ -70,3 +70,10 @@ def test_pages_need_no_other_server() -> None:
     files = [one for part in ("templates", "static") for one in (folder / part).iterdir()]
     assert len(files) > 25
     assert [one.name for one in files if ELSEWHERE.search(one.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("url", ["https://", "judge.example", "ftp://judge.example", "http://a:b", "https://a?b=c", ""])
+def test_a_public_address_must_be_one(where: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(where), "--port", "0", "--public-url", url]) == 2
+    said = capsys.readouterr().err
+    assert "no web address; expected https://" in said and said.count("\n") == 1

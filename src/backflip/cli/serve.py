@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     found = _options().read(argv[1:])
     if not 0 <= found.port < 65536:
         raise ConfigError(f"--port {found.port} is no port; expected 0 to 65535")
-    if found.public_url and urlsplit(found.public_url).scheme not in ("http", "https"):
+    if found.public_url is not None and not _web_address(found.public_url):
         raise ConfigError(f"--public-url {found.public_url} is no web address; expected https://...")
     if found.host not in ("127.0.0.1", "localhost", "::1") and not (found.public_url or "").startswith("https://"):
         print(
@@ -112,6 +112,15 @@ def _reset_password(where: str | Path, name: str, public: str) -> int:
         token = Resets(store).make(secret[0].id, AT_THE_MACHINE, time.time(), HOME_HOURS)
     print(f"a new password for {secret[0].name} (works once, for a day): {public.rstrip('/')}/reset/{token}")
     return 0
+
+
+def _web_address(url: str) -> bool:
+    try:
+        found = urlsplit(url)
+        _ = found.port
+    except ValueError:  # such as a port that is no number
+        return False
+    return found.scheme in ("http", "https") and bool(found.hostname) and not (found.query or found.fragment)
 
 
 def _address(host: str, port: int) -> str:

@@ -6,11 +6,11 @@ records it once. Leaves out the weights, which are in the run's folder under the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from backflip.data import Judgement, digest
 from backflip.errors import StoreError
@@ -76,16 +76,23 @@ class Lineage:
         known = {one.id: one for one in self.models()}
         if model_id not in known:
             raise StoreError(f"no model {model_id} is known here; was it trained in another run?")
-        waiting, seen = [model_id], dict[str, None]()
-        while waiting:
-            one = waiting.pop()
-            if one not in seen and one in known:
-                seen[one] = None
-                waiting += known[one].parents
-        table = schema.taught
+        seen, table = _made_from(model_id, known), schema.taught
         with self._database.transaction("read") as connection:
             wanted = select(table.c.judgement_id).where(table.c.model_id.in_(list(seen))).distinct()
             return sorted(connection.execute(wanted).scalars())
+
+    def counts(self, models: Sequence[Model], first: int, most: int) -> list[tuple[Model, int]]:
+        """Return the newest models but for the `first`, at most `most`, each with the number of judgements that taught it.
+
+        `models` are all of them, as `models()` returns them.
+        """
+        known, table = {one.id: one for one in models}, schema.taught
+        wanted = select(func.count(table.c.judgement_id.distinct()))
+        with self._database.transaction("read") as connection:
+            return [
+                (one, connection.execute(wanted.where(table.c.model_id.in_(_made_from(one.id, known)))).scalar_one())
+                for one in list(reversed(models))[first : first + most]
+            ]
 
     def taught_by(self, judgement_ids: Sequence[str]) -> list[Model]:
         """Return every model that any of these judgements taught, directly or through another model."""
@@ -123,3 +130,14 @@ class Lineage:
             for start in range(0, len(taught), PAGE):
                 part = taught[start : start + PAGE]
                 insert_new(connection, schema.taught, [{"judgement_id": one, "model_id": model.id} for one in part])
+
+
+def _made_from(model_id: str, known: Mapping[str, Model]) -> list[str]:
+    """Return a model and every one that it was made from."""
+    waiting, seen = [model_id], dict[str, None]()
+    while waiting:
+        one = waiting.pop()
+        if one not in seen and one in known:
+            seen[one] = None
+            waiting += known[one].parents
+    return list(seen)

@@ -243,6 +243,13 @@ class StudyBook:
         with self._database.transaction("read") as connection:
             return connection.execute(wanted).scalar()
 
+    def reasons(self, most: int) -> list[str]:
+        """Return why the study asked its latest questions."""
+        table = schema.queries
+        wanted = select(table.c.reason).where(table.c.purpose == STUDY).order_by(table.c.seq.desc()).limit(most)
+        with self._database.transaction("read") as connection:
+            return list(connection.execute(wanted).scalars())
+
     def known_ids(self, use: Use | None = None) -> list[str]:
         """Return the ids of all questions with known answers, or of those for one use."""
         with self._database.transaction("read") as connection:

@@ -19,6 +19,8 @@ TRIAL_PAIRS = 10
 AGO = 5
 """Judgements between a pair and its repetition at least."""
 HOUR = 3600.0
+MOST_REASONS = 50
+"""Questions of the study among whose reasons a check's is drawn."""
 MOST_TURNS = 1000
 """Exercises that are looked through for one that this person has not had in the same turn."""
 SEEN = "seen others"
@@ -36,6 +38,12 @@ def order_of_first(person: Person, query: Query) -> tuple[int, ...]:
     """Return the places drawn for a pair that comes for the first time."""
     places = tuple(range(len(query.items)))
     return places if _share(person.id, query.id, "places") < 0.5 else places[::-1]
+
+
+def reason_for(here: Place, person: Person, query: Query) -> str:
+    """Return why a check is said to be asked: as one of the study's own latest questions is, so that it does not stand out."""
+    reasons = here.book.reasons(MOST_REASONS)
+    return reasons[int(_share(person.id, query.id, "reason") * len(reasons))] if reasons else "random"
 
 
 def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int) -> list[Held]:

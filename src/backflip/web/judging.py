@@ -285,6 +285,10 @@ def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, st
         return None, SKIPPED
     if unknown:
         raise HTTPException(422, "the questions of this study have changed; load the page again")
+    if any(one not in given.axes for one in study.axes) or (
+        _must_split(given.query, study) and any(not given.sub.get(one, "").strip() for one in study.sub_questions)
+    ):
+        raise HTTPException(422, "this study asks more questions than were answered; load the page again")
     if study.scale == "seven":
         if given.scale is None:
             raise HTTPException(422, "this study asks how much better one is, from 1 to 7; load the page again")
@@ -295,10 +299,16 @@ def _shares(given: Answer, study: Study) -> tuple[tuple[float, float] | None, st
     return CHOICES[given.choice], ""
 
 
+def _must_split(query_id: str, study: Study) -> bool:
+    """Return whether the sub-questions must be answered first: a share of the questions, the same for everybody. The page goes by the
+    same rule (`missingPart`)."""
+    return int(query_id[:8], 16) / 2**32 < study.sub_share
+
+
 def shown(here: Place, person: Person, held: Held) -> dict[str, Any]:
     """Return what the page needs of one question; nothing in it says what the question is for."""
     query, order = held.query, dealing.order_for(person, held)
-    reason = query.reason if held.purpose not in (TRIAL, GOLD, REPEAT) else "random"
+    reason = query.reason if held.purpose not in (TRIAL, GOLD, REPEAT) else dealing.reason_for(here, person, query)
     return {
         "id": query.id,
         "ticket": here.tickets.of(person.id, query.id, held.purpose),

@@ -25,11 +25,13 @@ MARKS = {"strong": "supported", "weak": "weakly supported", "none": "not support
 
 
 @router.get("/lineage")
-def lineage_page(request: Request, here: Here, session: Owner) -> Response:
-    """List the models, each with the number of judgements that taught it."""
-    lineage = Lineage(here.store)
-    rows = [{"model": one, "count": len(lineage.teachers_of(one.id))} for one in lineage.models()]
-    return show(request, "lineage.html", session, rows=rows)
+def lineage_page(request: Request, here: Here, session: Owner, page: int = 0) -> Response:
+    """List the models, the newest first, each with the number of judgements that taught it."""
+    lineage, first = Lineage(here.store), max(0, page) * PAGE
+    models = lineage.models()
+    counts = lineage.counts(models, first, PAGE)
+    more = page + 1 if len(models) > first + PAGE else None
+    return show(request, "lineage.html", session, rows=counts, more=more)
 
 
 @router.get("/lineage/model/{model_id}")
