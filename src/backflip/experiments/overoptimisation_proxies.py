@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from backflip.run import Run
 
 Floats = NDArray[np.float64]
+SPARE = 20
+"""One pair in so many, and so many pairs besides, are sampled beyond the labels wanted: a pair that comes up twice is one question."""
 RULES = ("single", "mean", "worst", "uncertain")
 
 
@@ -175,9 +177,10 @@ def ask_for_labels(
         queries = [known[one] for one in asked]
     else:
         world = TextWorld(config.train_openings(), base.tokenizer, group_size=2, seed=seed)
-        rows = world.collect(base, 2 * max(config.labels), stream(seed, "sample for labels"))
+        wanted = max(config.labels)
+        rows = world.collect(base, 2 * (wanted + wanted // SPARE + SPARE), stream(seed, "sample for labels"))
         queries = pair_up(world.show(rows), QUESTION, stream(seed, "order"))
-        queries = list({query.id: query for query in queries}.values())
+        queries = list({query.id: query for query in queries}.values())[:wanted]
         teacher.ask(queries)
     told = [one for one in run.store.judgements(0)[0] if one.judge == teacher.name]
     judgements = answers_to(queries, told)
