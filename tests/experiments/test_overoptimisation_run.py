@@ -17,8 +17,9 @@ from backflip.cli import main as command_line
 from backflip.data import Item
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.overoptimisation import OveroptimisationConfig, main
+from backflip.experiments.overoptimisation_curves import Curve, Scale, gain_at, powers_of_two
 from backflip.experiments.overoptimisation_proxies import Cell, check_labels, pushed_of
-from backflip.experiments.overoptimisation_results import Claim, Curve, Scale, gain_at, powers_of_two, sentence_of
+from backflip.experiments.overoptimisation_results import Claim, sentence_of
 from backflip.experiments.overoptimisation_rl import PushConfig
 from backflip.measures.best_of_n import best_of_n
 from backflip.measures.crossed import crossed_interval
@@ -162,18 +163,20 @@ def test_gains_between_points_are_on_the_line_between_them() -> None:
     assert gain_at(curve, 1.5).tolist() == [[2.0], [2.0]] and gain_at(curve, 9.0).tolist() == [[3.0], [3.0]]
 
 
-def made_up(gain_D: np.ndarray[Any, Any], noise: float) -> Curve:
+def made_up(gain_D: np.ndarray[Any, Any], noise: float, proxy: float = 1.0) -> Curve:
     rng = np.random.default_rng(0)
     gain_SKD = np.tile(gain_D, (3, 12, 1)) + noise * rng.normal(size=(3, 12, len(gain_D)))
     d_SD = np.tile(np.linspace(0.4, 2.4, len(gain_D)), (3, 1))
-    return Curve.of("1x8_4", "1x8, 4 labels", "best_of_n", Gains(d_SD, gain_SKD), Gains(d_SD, gain_SKD))
+    return Curve.of("1x8_4", "1x8, 4 labels", "best_of_n", Gains(d_SD, gain_SKD), Gains(d_SD, proxy * np.tile(d_SD[:, None], (12, 1))))
 
 
 def test_the_sentence_says_what_was_found_and_what_was_not() -> None:
     d = np.linspace(0.4, 2.4, 10)
     turning, rising = made_up(d * (1 - 0.4 * d), 0.02), made_up(d, 0.2)
     assert "over-optimisation was found in 1 of 2 curves (1 of 1 proxies" in sentence_of([turning], [rising], SMALL)
-    none = sentence_of([rising], [], SMALL)
+    both = made_up(d * (1 - 0.4 * d), 0.02, proxy=-1.0)  # gold falls and so does the proxy: something else is wrong
+    assert both.fall.found and not both.gamed
+    none = sentence_of([rising, both], [], SMALL)
     assert none.startswith("no over-optimisation was found here") and "is ruled out" in none
 
 

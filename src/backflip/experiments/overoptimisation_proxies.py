@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,8 @@ def ask_for_labels(
         wanted = max(config.labels)
         rows = world.collect(base, 2 * (wanted + wanted // SPARE + SPARE), stream(seed, "sample for labels"))
         queries = pair_up(world.show(rows), QUESTION, stream(seed, "order"))
+        # Pairs that another seed drew too are asked anew: its teacher's answer is not this one's.
+        queries = [replace(query, repeat=seed - config.seed) for query in queries]
         queries = list({query.id: query for query in queries}.values())[:wanted]
         teacher.ask(queries)
     told = [one for one in run.store.judgements(0)[0] if one.judge == teacher.name]

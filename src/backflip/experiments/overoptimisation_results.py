@@ -1,7 +1,6 @@
-"""Curves of gold and proxy against distance, the laws fitted to them, what was predicted and what came of it.
+"""What was predicted of gold and proxy and what came of it: estimates, laws, samples, cost, and the sentence that sums them up.
 
-Gains are over the base's answers to the same opening, in standard deviations of the base's answers to one opening: a proxy that were gold itself
-would gain as much gold as proxy. Left out: the figures (`overoptimisation_figures`).
+Left out: the curves (`overoptimisation_curves`) and their figures (`overoptimisation_figures`).
 
 Shapes: S seeds, K openings, N answers an opening, D points of a curve, M members.
 """
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,12 +17,20 @@ from numpy.typing import NDArray
 
 from backflip.checkpoint import load_tensors
 from backflip.data import Estimate
+from backflip.experiments.overoptimisation_curves import (
+    Curve,
+    Scale,
+    best_of_n_curves,
+    best_of_n_gains,
+    gain_at,
+    ppo_curve,
+)
 from backflip.experiments.overoptimisation_figures import figures_of
 from backflip.experiments.overoptimisation_proxies import Pool, Pushed, read_scores, rule_of
 from backflip.experiments.overoptimisation_rl import pushed_name
-from backflip.measures.best_of_n import best_of_each, kl_bound_nats
+from backflip.measures.best_of_n import kl_bound_nats
 from backflip.measures.crossed import crossed_interval
-from backflip.measures.goodhart import FORMULA, Choice, Fall, Gains, Law, compare_forms, fall_of, fit_law
+from backflip.measures.goodhart import FORMULA
 from backflip.worlds.text import TextWorld
 
 if TYPE_CHECKING:
@@ -33,33 +40,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 SAMPLES = 12
 """Openings whose answers are put side by side; all of them are in the run's checkpoints."""
+BY_LUCK = 0.025
+"""Share of curves that do not fall whose interval lies above 0 all the same."""
 BESIDE_N = 16
 """PPO and best-of-n are compared at the distance of best-of-this."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Gold and proxy of one way to optimise one kind of proxy, with what was made of it."""
-
-    name: str
-    title: str
-    how: Literal["best_of_n", "ppo"]
-    gold: Gains
-    proxy: Gains
-    laws: tuple[Law, ...]
-    choice: Choice
-    fall: Fall
-
-    @property
-    def law(self) -> Law:
-        """The law that this way of optimising is said to follow (Gao et al. 2022)."""
-        return self.laws[0] if self.how == "best_of_n" else self.laws[1]
-
-    @classmethod
-    def of(cls, name: str, title: str, how: Literal["best_of_n", "ppo"], gold: Gains, proxy: Gains) -> Curve:
-        """Fit, compare and look for a fall."""
-        laws = tuple(fit_law(gold, form) for form in ("best_of_n", "rl", "straight"))
-        return cls(name, title, how, gold, proxy, laws, compare_forms(gold), fall_of(gold))
 
 
 @dataclass(frozen=True)
@@ -74,97 +58,6 @@ class Claim:
     def held(self) -> str:
         """Whether the interval lies above 0 (it held), below (it did not), or holds it."""
         return "held" if self.measured.low > 0 else "did not hold" if self.measured.high < 0 else "cannot be told"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Turns scores into gains: less the base's mean on the same opening, in standard deviations within openings."""
-
-    mean_K: Floats
-    std: float
-
-    @classmethod
-    def of(cls, score_KN: Floats) -> Scale:
-        """Measure it on the pool."""
-        mean_K = score_KN.mean(1)
-        return cls(mean_K, float(np.sqrt(((score_KN - mean_K[:, None]) ** 2).mean())))
-
-    def gain(self, score_K: Floats) -> Floats:
-        """Return the gain of scores (K,) or (K, D)."""
-        mean_K = self.mean_K if score_K.ndim == 1 else self.mean_K[:, None]
-        return (score_K - mean_K) / self.std
-
-
-def powers_of_two(largest: int) -> list[int]:
-    """Return 2, 4, 8, ... up to `largest`; best of one gains nothing."""
-    return [2**place for place in range(1, largest.bit_length())]
-
-
-def best_of_n_gains(score_SKN: Floats, pool: Pool, largest: int) -> tuple[Gains, Gains]:
-    """Return what gold and proxy gain by best-of-n under each seed's proxy; distances are those of the bound on the KL."""
-    n_D = powers_of_two(largest)
-    d_SD = np.tile(np.sqrt([kl_bound_nats(n) for n in n_D]), (len(score_SKN), 1))
-    gold = Scale.of(pool.gold_KN)
-    gained_SKD = np.stack([gold.gain(best_of_each(score_KN, pool.gold_KN, n_D)) for score_KN in score_SKN])
-    proxy_SKD = np.stack([Scale.of(score_KN).gain(best_of_each(score_KN, score_KN, n_D)) for score_KN in score_SKN])
-    return Gains(d_SD, gained_SKD), Gains(d_SD, proxy_SKD)
-
-
-def best_of_n_curves(pool: Pool, config: OveroptimisationConfig, run: Run) -> tuple[list[Curve], dict[str, Curve]]:
-    """Return the curves of all proxies, one member each, and those of the ensemble by rule."""
-
-    def scores(cell: Any, members: int) -> list[torch.Tensor]:
-        return [read_scores(run, cell, seed, members) for seed in config.seed_numbers]
-
-    def curve(name: str, title: str, score_SKN: Floats) -> Curve:
-        return Curve.of(name, title, "best_of_n", *best_of_n_gains(score_SKN, pool, config.largest_n))
-
-    single = [
-        curve(cell.name, cell.title, np.stack([one_MKN[0].double().numpy() for one_MKN in scores(cell, 1)]))
-        for cell in config.cells
-    ]
-    cell = config.ensemble_cell
-    found_SMKN = torch.stack(scores(cell, config.members)).double()
-    ruled: dict[str, Curve] = {}
-    for rule in ("mean", "worst", "uncertain"):
-        score_SKN = np.stack([rule_of(rule, config.uncertainty).of(one_MKN).numpy() for one_MKN in found_SMKN])
-        ruled[rule] = curve(f"{cell.name}_{rule}", f"{cell.title}: {rule} of {config.members}", score_SKN)
-    members = [best_of_n_gains(found_SMKN[:, m].numpy(), pool, config.largest_n) for m in range(config.members)]
-    gold, proxy = (
-        Gains(parts[0].d_SD, np.mean([part.gain_SKD for part in parts], axis=0)) for parts in zip(*members, strict=True)
-    )
-    title = f"{cell.title}: its {config.members} members, each by itself"
-    ruled["members"] = Curve.of(f"{cell.name}_members", title, "best_of_n", gold, proxy)
-    return single, ruled
-
-
-def ppo_curve(pushed: Pushed, pool: Pool, config: OveroptimisationConfig, run: Run) -> Curve:
-    """Return the curve of PPO on one proxy; distances are measured: each seed has its own."""
-    gold = Scale.of(pool.gold_KN)
-    parts: list[tuple[Floats, Floats, Floats]] = []
-    for seed in config.seed_numbers:
-        looks = load_tensors(run.checkpoints(f"looks_{pushed_name(pushed, seed)}")[0] / "looks")
-        members = 1 if pushed.rule == "single" else config.members
-        score_KN = (
-            rule_of(pushed.rule, config.uncertainty).of(read_scores(run, pushed.cell, seed, members)).double().numpy()
-        )
-        kl_DK, gold_DK, proxy_DK = (
-            torch.stack([look[name] for look in looks]).numpy() for name in ("kl", "gold", "proxy")
-        )
-        parts.append((np.sqrt(kl_DK.mean(1)), gold.gain(gold_DK.T), Scale.of(score_KN).gain(proxy_DK.T)))
-    d_SD, gold_SKD, proxy_SKD = (np.stack([part[place] for part in parts]) for place in range(3))
-    return Curve.of(
-        f"ppo_{pushed.name}", f"PPO on {pushed.title}", "ppo", Gains(d_SD, gold_SKD), Gains(d_SD, proxy_SKD)
-    )
-
-
-def gain_at(curve: Gains, d: float) -> Floats:
-    """Return each seed's and opening's gain at distance d, between the two nearest points, (S, K); held at the ends."""
-    found: list[Floats] = []
-    for d_D, gain_KD in zip(curve.d_SD, curve.gain_SKD, strict=True):
-        order = np.argsort(d_D, kind="stable")
-        found.append(np.array([np.interp(d, d_D[order], gain_D[order]) for gain_D in gain_KD]))
-    return np.stack(found)
 
 
 def claims_of(
@@ -249,20 +142,20 @@ def write_results(
 
 def sentence_of(single: list[Curve], others: list[Curve], config: OveroptimisationConfig) -> str:
     """Say in one sentence whether over-optimisation was found, and where not, how small a fall could have been seen."""
-    fell = [curve for curve in (*single, *others) if curve.fall.found]
+    fell = [curve for curve in (*single, *others) if curve.gamed]
     if not fell:
         widest = max(curve.fall.fall.high for curve in (*single, *others))
         return (
-            f"no over-optimisation was found here: in none of {len(single) + len(others)} curves does gold fall for sure, best-of-n up to "
+            f"no over-optimisation was found here: in none of {len(single) + len(others)} curves does gold fall for sure while the proxy rises, best-of-n up to "
             f"n = {config.largest_n:,}; a fall of more than {widest:.2f} standard deviations is ruled out in each of them"
         )
     worst = max(fell, key=lambda curve: curve.fall.fall.value)
-    by_n = sum(curve.fall.found for curve in single)
+    by_n, chance = sum(curve.gamed for curve in single), BY_LUCK * (len(single) + len(others))
     fall = worst.fall.fall
     return (
         f"over-optimisation was found in {len(fell)} of {len(single) + len(others)} curves ({by_n} of {len(single)} proxies by best-of-n up to n = "
         f"{config.largest_n:,}): most in {worst.title}, where gold fell by {fall.value:.2f} ({fall.low:.2f} to {fall.high:.2f}) standard deviations "
-        "from its highest point while the proxy rose"
+        f"from its highest point while the proxy rose. By luck alone about {chance:.1f} of the curves would seem to"
     )
 
 

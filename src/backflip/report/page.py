@@ -206,7 +206,7 @@ def _results(evidence: Evidence, dots: tuple[Dots, ...]) -> Section:
             Table(
                 ("Estimate", "value"),
                 listed,
-                folded=name if evidence.table or "arms" in evidence.record.results else "",
+                folded=name if evidence.table or {"arms", "laws"} & evidence.record.results.keys() else "",
             )
         )
     intro = "" if tables else "This run has not written a result table or an estimate."
