@@ -18,13 +18,14 @@ from backflip.data import Item
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.overoptimisation import OveroptimisationConfig, main
 from backflip.experiments.overoptimisation_curves import Curve, Scale, gain_at, powers_of_two
-from backflip.experiments.overoptimisation_proxies import Cell, check_labels, pushed_of
+from backflip.experiments.overoptimisation_proxies import Cell, ask_for_labels, check_labels, pushed_of
 from backflip.experiments.overoptimisation_results import Claim, sentence_of
 from backflip.experiments.overoptimisation_rl import PushConfig
 from backflip.measures.best_of_n import best_of_n
 from backflip.measures.crossed import crossed_interval
-from backflip.measures.gold import gold_scores, load_gold
+from backflip.measures.gold import gold_scores, load_gold, stored_gold
 from backflip.measures.goodhart import Gains
+from backflip.overseers.synthetic import SyntheticTeacher, TeacherConfig
 from backflip.policies.lm import LMConfig, load_policy
 from backflip.report import write_report
 from backflip.report.curves import read_lines
@@ -167,7 +168,13 @@ def made_up(gain_D: np.ndarray[Any, Any], noise: float, proxy: float = 1.0) -> C
     rng = np.random.default_rng(0)
     gain_SKD = np.tile(gain_D, (3, 12, 1)) + noise * rng.normal(size=(3, 12, len(gain_D)))
     d_SD = np.tile(np.linspace(0.4, 2.4, len(gain_D)), (3, 1))
-    return Curve.of("1x8_4", "1x8, 4 labels", "best_of_n", Gains(d_SD, gain_SKD), Gains(d_SD, proxy * np.tile(d_SD[:, None], (12, 1))))
+    return Curve.of(
+        "1x8_4",
+        "1x8, 4 labels",
+        "best_of_n",
+        Gains(d_SD, gain_SKD),
+        Gains(d_SD, proxy * np.tile(d_SD[:, None], (12, 1))),
+    )
 
 
 def test_the_sentence_says_what_was_found_and_what_was_not() -> None:
@@ -184,6 +191,28 @@ def test_a_claim_holds_only_where_its_interval_leaves_0_out() -> None:
     rng = np.random.default_rng(0)
     for shift, held in ((5.0, "held"), (-5.0, "did not hold"), (0.0, "cannot be told")):
         assert Claim("so", crossed_interval(shift + rng.normal(size=(3, 9)))).held == held
+
+
+def test_pairs_that_two_seeds_share_are_answered_by_the_teacher_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OveroptimisationConfig, "train_openings", lambda _: reviews.read_openings("train")[:12])
+    config = replace(
+        SMALL, labels=(20,), ensemble="1x8/20", pushed=(), sampling=LMConfig(temperature=0.8, max_new_tokens=1)
+    )
+    base = load_policy(reviews.assets() / "base", config.sampling).reference()
+    gold = reviews.assets() / "gold.safetensors"
+    with Run.create("overoptimisation", config, root=tmp_path, folder=tmp_path / "run", seed=0) as run:
+        teachers = [
+            SyntheticTeacher(run.store, stored_gold(gold, run.store), TeacherConfig(mistake=0.25, seed=k))
+            for k in (0, 1)
+        ]
+        both = [ask_for_labels(seed, base, teachers[seed], config, run, []) for seed in (0, 1)]
+        again = ask_for_labels(1, base, teachers[1], config, run, both[1].asked)
+    items = [{frozenset((pair.first.id, pair.second.id)) for pair in one.pairs} for one in both]
+    assert items[0] & items[1], "no pair is shared, so nothing is tested"
+    assert [len(one.pairs) for one in both] == [20, 20] and again.pairs == both[1].pairs
+    assert [{judgement.judge for judgement in one.judgements} for one in both] == [{one.name} for one in teachers]
 
 
 def test_labels_that_are_all_ties_or_too_few_are_refused() -> None:
