@@ -3,7 +3,7 @@
 The estimator averages over all subsets of n of the N samples, so it uses every sample and has no bias. Left out:
 choosing an answer to show (`optimise/best_of_n`).
 
-Shapes: K openings, N samples of each, L levels of a score.
+Shapes: K openings, N samples of each, L levels of a score, D values of n.
 """
 
 from __future__ import annotations

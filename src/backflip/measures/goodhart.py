@@ -4,7 +4,7 @@ Distance is d = sqrt(KL from the base, nats). Gao, Schulman and Hilton 2022, "Sc
 d (a - b d) for best-of-n and d (a - b ln d) for reinforcement learning. Both bend whatever is fitted to them, so they are laid beside two forms
 that never turn: a straight line, and one that levels off. Left out: the estimator of best-of-n (`best_of_n`), and who is measured.
 
-Shapes: S seeds, K openings, D points of a curve, R rows (seeds by points), P parameters.
+Shapes: S seeds, K openings, D points of a curve, R rows (seeds by points), P parameters, C values of c that are tried.
 """
 
 from __future__ import annotations

@@ -120,11 +120,7 @@ def _sections(
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
     yield arms_section(evidence.path, within, sweep_measures(evidence.record.results))
     yield again_section(evidence)
-    if own and laws is not None:
-        yield Section("lines", goodhart.TITLE, goodhart.INTRO, own)
-    elif own:
-        intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
-        yield Section("lines", "What came out, beside what is exact", intro, own)
+    yield _own_lines(own, laws is not None)
     yield laws
     if films := videos(evidence.path):
         yield Section("video", "Watch it", "As fast as it says; nothing is chosen for being good.", videos=films)
@@ -171,6 +167,16 @@ def _sections(
     yield _cost(evidence)
     yield _reproduce(evidence)
     yield _settings(evidence)
+
+
+def _own_lines(own: tuple[Lines, ...], laws: bool) -> Section | None:
+    """Return the figures that the experiment itself describes; `laws`: whether they are of over-optimisation."""
+    if not own:
+        return None
+    if laws:
+        return Section("lines", goodhart.TITLE, goodhart.INTRO, own)
+    intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
+    return Section("lines", "What came out, beside what is exact", intro, own)
 
 
 def videos(run: Path) -> tuple[Video, ...]:
