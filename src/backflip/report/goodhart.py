@@ -71,7 +71,7 @@ def _law(row: Mapping[str, Any]) -> tuple[Cell, ...]:
         _cell(row["highest"]),
         Cell(show(float(row["highest_at_d"]))),
         _cell(row["last"]),
-        _cell(row["fall"]),
+        _fall(row["fall"]),
         _cell(row["proxy"][-1]),
         Cell(str(row["formula"])),
         _cell(row["a"]),
@@ -86,6 +86,12 @@ def _law(row: Mapping[str, Any]) -> tuple[Cell, ...]:
 def _cell(value: Any) -> Cell:
     found = estimate(value)
     return Cell("-") if found is None else Cell(show(found.value), show_interval(found))
+
+
+def _fall(value: Any) -> Cell:
+    """Write a fall; where each half of the openings has its highest point at the end there is none, and no spread to show."""
+    found = estimate(value)
+    return Cell("none", "highest at the end") if found is not None and found.low == found.high == 0 else _cell(value)
 
 
 def _ends(peak: Mapping[str, Any]) -> str:
