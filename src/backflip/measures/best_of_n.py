@@ -3,12 +3,14 @@
 The estimator averages over all subsets of n of the N samples, so it uses every sample and has no bias. Left out:
 choosing an answer to show (`optimise/best_of_n`).
 
-Shapes: K openings, N samples of each, L levels of a score.
+Shapes: K openings, N samples of each, L levels of a score, D values of n.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,22 +29,36 @@ def best_of_n(proxy_KN: ArrayLike, value_KN: ArrayLike, n: int, *, worst: bool =
     Raises:
         DataError: the shapes differ, a number is not finite, or n is not in 1 .. N.
     """
+    return mean_interval(best_of_each(proxy_KN, value_KN, (n,), worst=worst)[:, 0])
+
+
+def best_of_each(
+    proxy_KN: ArrayLike, value_KN: ArrayLike, n_D: Sequence[int], *, worst: bool = False
+) -> NDArray[np.float64]:
+    """Return what `best_of_n` averages, opening by opening and for each n: (K, D).
+
+    Raises:
+        DataError: see `best_of_n`.
+    """
     proxy_KN = np.atleast_2d(np.asarray(proxy_KN, dtype=np.float64))
     value_KN = np.atleast_2d(np.asarray(value_KN, dtype=np.float64))
     if proxy_KN.shape != value_KN.shape or not np.isfinite([proxy_KN, value_KN]).all():
         raise DataError(f"proxies {proxy_KN.shape} and values {value_KN.shape} must have one shape and be finite")
-    if not 1 <= n <= proxy_KN.shape[1]:
-        raise DataError(
-            f"best of {n} from {proxy_KN.shape[1]} samples an opening; expected n from 1 to {proxy_KN.shape[1]}"
-        )
-    weight_N = subset_weights(proxy_KN.shape[1], n)
+    samples = proxy_KN.shape[1]
+    for n in n_D:
+        if not 1 <= n <= samples:
+            raise DataError(f"best of {n} from {samples} samples an opening; expected n from 1 to {samples}")
+    weight_ND = np.stack([subset_weights(samples, n) for n in n_D], axis=1)
     sign = -1.0 if worst else 1.0
-    return mean_interval([float(_by_rank(sign * p, v) @ weight_N) for p, v in zip(proxy_KN, value_KN, strict=True)])
+    return np.stack([_by_rank(sign * p, v) @ weight_ND for p, v in zip(proxy_KN, value_KN, strict=True)])
 
 
+@functools.lru_cache(maxsize=64)
 def subset_weights(samples: int, n: int) -> NDArray[np.float64]:
     """Return, for each rank in ascending order, the share of subsets of n in which it is the highest: C(i-1, n-1) / C(N, n)."""
-    return np.array([math.comb(i, n - 1) / math.comb(samples, n) for i in range(samples)])
+    weight_N = np.array([math.comb(i, n - 1) / math.comb(samples, n) for i in range(samples)])
+    weight_N.setflags(write=False)  # it is kept: whoever gets it next must get the same
+    return weight_N
 
 
 def kl_bound_nats(n: int) -> float:

@@ -1,8 +1,8 @@
 """Read the figures that an experiment itself describes: exact curves, and measured points with intervals over them.
 
 `results/lines.json` maps an id to a title, a caption, two axes and series. A series holds `x` and either `y`, a curve that is drawn
-as a line (exact, computed), or `estimates` as in `summary.json`, drawn as points with their intervals (measured). What cannot be read is
-named and left out. Leaves out figures that the page works out from metrics and tables (`figures`).
+as a line (exact, computed), or `estimates` as in `summary.json`, drawn as points with their intervals (measured), and with `"joined": true` as a
+line in a band. `colour`, a number from 0, gives two series one colour, a curve and the points it was fitted to. What cannot be read is named and left out. Leaves out figures that the page works out from metrics and tables (`figures`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _axis(entry: Mapping[str, Any]) -> Axis:
 
 
 def _series(entry: Mapping[str, Any], place: int) -> Series:
-    name, role, x = str(entry["name"]), f"run{place % 8}", _numbers(entry["x"])
+    name, role, x = str(entry["name"]), f"run{int(entry.get('colour', place)) % 8}", _numbers(entry["x"])
     if "estimates" not in entry:
         y = _numbers(entry["y"])
         if len(x) != len(y) or not x:
@@ -75,8 +75,8 @@ def _series(entry: Mapping[str, Any], place: int) -> Series:
         tuple(one.low for one in measured),
         tuple(one.high for one in measured),
         tuple(f"n = {one.n:,}" for one in measured),
-        mark="points",
-        apart=True,
+        mark="both" if entry.get("joined") else "points",
+        apart=not entry.get("joined"),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from backflip.errors import ConfigError
 from backflip.experiments import listing
 from backflip.report import figures as draw
+from backflip.report import goodhart
 from backflip.report.arms import PAGE, arms_section, runs_within
 from backflip.report.compare import comparison
 from backflip.report.curves import read_lines
@@ -62,6 +63,7 @@ def run_page(evidence: Evidence, within: Sequence[Evidence] = ()) -> Page:
     """Compose the page of one run; `within` are the runs of its arms."""
     reasons, faults = findings(evidence), list(evidence.faults)
     own = read_lines(evidence.record.results.get("lines"), faults)
+    laws = goodhart.goodhart_section(evidence.record.results, faults)
     warnings = [sentence] if (sentence := status_sentence(evidence)) else []
     warnings += [
         f"Phase {phase!r} logged {rows:,} rows; curves show an even share of them, extremes kept."
@@ -71,7 +73,7 @@ def run_page(evidence: Evidence, within: Sequence[Evidence] = ()) -> Page:
     about = listing().get(evidence.record.experiment, "")
     asked = evidence.cost.get("comparisons")
     budget = f"It was given {show(asked, 'count')} comparisons." if isinstance(asked, int | float) else ""
-    sections = tuple(section for section in _sections(evidence, own, within) if section is not None)
+    sections = tuple(section for section in _sections(evidence, own, laws, within) if section is not None)
     data = {"explorer": explorer_data([(evidence.name, evidence)])}
     data["samples"] = sample_data(evidence.samples, evidence.samples_total, policy_names(evidence))
     status = evidence.record.status
@@ -108,7 +110,9 @@ def policy_names(evidence: Evidence) -> dict[str, tuple[str, str]]:
     return {name: (evidence.label(name), draw.role_of(name, place)) for place, name in enumerate(names)}
 
 
-def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evidence]) -> Iterator[Section | None]:
+def _sections(
+    evidence: Evidence, own: tuple[Lines, ...], laws: Section | None, within: Sequence[Evidence]
+) -> Iterator[Section | None]:
     spread = ("distinct2", "repetition", "entropy_nats", "length_tokens")
     dots = draw.table_figures(evidence)
     varied = tuple(figure for figure in dots if figure.id.removeprefix("table-") in spread)
@@ -116,9 +120,8 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     yield _results(evidence, tuple(figure for figure in dots if figure not in varied))
     yield arms_section(evidence.path, within, sweep_measures(evidence.record.results))
     yield again_section(evidence)
-    if own:
-        intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
-        yield Section("lines", "What came out, beside what is exact", intro, own)
+    yield _own_lines(own, laws is not None)
+    yield laws
     if films := videos(evidence.path):
         yield Section("video", "Watch it", "As fast as it says; nothing is chosen for being good.", videos=films)
     curves = draw.kl_figures(evidence)
@@ -166,6 +169,16 @@ def _sections(evidence: Evidence, own: tuple[Lines, ...], within: Sequence[Evide
     yield _settings(evidence)
 
 
+def _own_lines(own: tuple[Lines, ...], laws: bool) -> Section | None:
+    """Return the figures that the experiment itself describes; `laws`: whether they are of over-optimisation."""
+    if not own:
+        return None
+    if laws:
+        return Section("lines", goodhart.TITLE, goodhart.INTRO, own)
+    intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
+    return Section("lines", "What came out, beside what is exact", intro, own)
+
+
 def videos(run: Path) -> tuple[Video, ...]:
     """Return the films that a run left in its folder `videos`, in the order of their names, as far as they fit into a page."""
     found: list[Video] = []
@@ -199,7 +212,7 @@ def _results(evidence: Evidence, dots: tuple[Dots, ...]) -> Section:
             Table(
                 ("Estimate", "value"),
                 listed,
-                folded=name if evidence.table or "arms" in evidence.record.results else "",
+                folded=name if evidence.table or {"arms", "laws"} & evidence.record.results.keys() else "",
             )
         )
     intro = "" if tables else "This run has not written a result table or an estimate."
