@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("mujoco")
 from backflip.cli import main
+from backflip.measures.somersaults import backward_turns, complete_somersaults
 from backflip.overseers.shown import SEVEN_POINTS
+from backflip.worlds.packed import unpack
 
 SMALL = [
     "--quiet", "--steps", "8000", "--environments", "4", "--comparisons", "12", "--ask_at_once", "4", "--episodes", "2",
@@ -40,6 +42,10 @@ def test_the_loop_from_clips_to_counted_somersaults(tmp_path: Path) -> None:
     }
     episodes = result(tmp_path, "results/episodes.json")
     assert found["backflips_per_1000_steps"]["value"] == sum(one["backflips"] for one in episodes) / 2
+    kept = unpack(result(tmp_path, "results/unseen_qpos.json"))
+    assert kept.shape == (2, 1001, 6)
+    assert [len(complete_somersaults(qpos)) for qpos in kept] == [one["backflips"] for one in episodes]
+    assert [backward_turns(qpos) for qpos in kept] == pytest.approx([one["turns"] for one in episodes])
     cost = result(tmp_path, "results/cost.json")
     assert cost["comparisons"] == 12 and cost["judge"] == "synthetic teacher (graded)"
     assert len(list((tmp_path / "run" / "videos").glob("*.mp4"))) == 2

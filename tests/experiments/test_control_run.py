@@ -19,6 +19,7 @@ from backflip.cli import main
 from backflip.data import Judgement
 from backflip.experiments import control, moving_dot
 from backflip.experiments.control_parts import fresh_policy
+from backflip.experiments.teachers import TeachersConfig, arms_of
 from backflip.policies.actor_critic import ActorCritic
 from backflip.worlds.gym_task import GymTask
 from backflip.worlds.mujoco_tasks import Task
@@ -94,6 +95,7 @@ def test_a_teacher_who_always_skips_leaves_the_policy_and_says_so(
         (["--asks", "scores", "--full_score", "9", "--teacher", "coin"], "oracle or flipped, whose full_score is above 0"),
         (["--clip_seconds", "-1"], "clip_seconds is -1.0, expected 0 or more; 0 is a clip of one step"),
         (["--beta", "-1"], "beta is -1.0, expected 0 or more"),
+        (["--teacher", "skip"], "the teacher skip goes by a tenth of what a usual clip is worth, and clip_return is 0"),
         (["--settle", "1.5"], "settle is 1.5, expected a share from 0 to 1"),
         (["--options", "g"], '"g" is no option of an environment; expected NAME=VALUE, such as g=9.81'),
         (["--env", "Swimmer-v5", "--films", "1"], "Swimmer-v5 cannot be drawn from the side"),
@@ -123,6 +125,16 @@ def test_what_cannot_work_is_refused_before_it_begins(
     assert main(["run", name, "--folder", str(tmp_path / "run"), *options]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_skip_and_equal_go_by_what_a_clip_of_the_task_is_worth() -> None:
+    def threshold(**options: Any) -> set[str]:
+        return {
+            arm.options["clip_return"] for arm in arms_of(TeachersConfig(**options)) if arm.name in ("skip", "equal")
+        }
+
+    assert threshold() == {"40.0"} and threshold(task="Swimmer-v5") == {"4.0"}
+    assert threshold(task="Swimmer-v5", clip_return=7.0) == {"7.0"}
 
 
 def test_what_has_no_pictures_is_refused_before_a_person_is_asked(

@@ -142,6 +142,24 @@ def test_raw_keys_on_a_pseudo_terminal():
     os.close(master)
 
 
+def test_a_key_that_sends_digits_among_its_signs_is_no_answer():
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "r") as stream:
+        keys = Keys(stream)
+        delete, f5, up, f1, alt_3 = b"\x1b[3~", b"\x1b[15~", b"\x1b[A", b"\x1bOP", b"\x1b3"
+        os.write(master, delete + f5 + up + f1 + alt_3 + b"2" + b"\x1b")
+        assert [keys.read(5) for _ in range(7)] == ["\x1b"] * 5 + ["2", "\x1b"]
+        assert keys.read(0.01) is None
+    os.close(master)
+
+
+def test_a_standard_input_that_was_closed_has_ended(store: Store, query: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", None)
+    judge = TerminalOverseer(store, Console(file=io.StringIO()))
+    judge.ask([query("left", "right")])
+    assert judge.answers(0, wait=math.inf) == ([], 0) and judge.stopped, "it can be gone on with"
+
+
 def test_lines_where_there_is_no_terminal():
     keys = Keys(io.StringIO("2\n  = \n\n"))
     assert [keys.read(1) for _ in range(4)] == ["2", "=", "\n", ""]

@@ -36,6 +36,8 @@ SPACES: dict[str, tuple[Any, Any]] = {
     "text": (spaces.Text(5), spaces.Discrete(2)),
     "several": (BOX, spaces.MultiDiscrete([2, 3])),
     "unbounded": (BOX, spaces.Box(-np.inf, np.inf, (2,), np.float32)),
+    "blind": (spaces.Box(-1.0, 1.0, (0,), np.float32), spaces.Discrete(2)),
+    "bound": (BOX, spaces.Box(-1.0, 1.0, (0,), np.float32)),
     "scaled": (BOX, spaces.Box(np.array([[0.0], [-4.0]], np.float32), np.array([[1.0], [4.0]], np.float32))),
 }
 
@@ -267,6 +269,8 @@ def test_an_environment_that_cannot_be_stepped_after_its_end_should_be_held() ->
         ("Toy-v0", {"kind": "picture"}, "Toy-v0 shows pictures, and this world reads numbers; wrap it"),
         ("Toy-v0", {"kind": "text"}, "expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"),
         ("Toy-v0", {"kind": "several"}, "actions of Toy-v0 are MultiDiscrete([2 3]); expected Discrete, or a Box of floats"),
+        ("Toy-v0", {"kind": "blind"}, "observations of Toy-v0 are Box([], [], (0,), float32), which hold no number"),
+        ("Toy-v0", {"kind": "bound"}, "actions of Toy-v0 are Box([], [], (0,), float32), which hold no number"),
         ("Toy-v0", {"kind": "unbounded"}, "actions of Toy-v0 are not bounded; expected a Box with finite low and high"),
     ],
 )  # fmt: skip

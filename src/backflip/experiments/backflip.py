@@ -37,6 +37,7 @@ from backflip.rewards.clips import ClipFitConfig, ClipRewards
 from backflip.worlds.clips import ClipFiles, write_video
 from backflip.worlds.control import ControlWorld
 from backflip.worlds.mujoco_tasks import Array, find_task
+from backflip.worlds.packed import pack
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -159,7 +160,8 @@ def parts_of(config: BackflipConfig, overseer: Overseer) -> ControlParts:
 
 
 def write_results(scene_ELS: Array, run: Run) -> None:
-    """Count, and write the estimates."""
+    """Keep the positions of the joints, count, and write the estimates."""
+    run.result("unseen_qpos", pack(scene_ELS[..., :6]))
     counts = [float(len(complete_somersaults(qpos))) for qpos in scene_ELS[..., :6]]
     turns = [backward_turns(qpos) for qpos in scene_ELS[..., :6]]
     found = mean_count_interval(counts)

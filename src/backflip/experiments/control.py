@@ -98,7 +98,7 @@ class ControlConfig(ControlLoopConfig):
     beta: float = 1.0
     """How sure the teachers stochastic, graded and flipped are: logits by which clips differ whose truths differ by 1."""
     clip_return: float = 0.0
-    """What a usual clip is worth; the teachers skip and equal go by a tenth of it, and err in nothing where it is 0."""
+    """What a usual clip is worth; the teachers skip and equal go by a tenth of it, and need it above 0."""
     full_score: float = 0.0
     """What a clip is worth that scores 1, where `asks` is scores."""
     question: str = "In which clip do better things happen? Judge only what you see happen in the clip."
@@ -135,6 +135,11 @@ class ControlConfig(ControlLoopConfig):
         for name in ("clip_return", "full_score"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of 0 or more")
+        if self.overseer == "synthetic" and self.teacher in ("skip", "equal") and self.clip_return == 0:
+            raise ConfigError(
+                f"the teacher {self.teacher} goes by a tenth of what a usual clip is worth, and clip_return is 0, so it would err in "
+                "nothing; give --clip_return, or teacher oracle"
+            )
         if self.overseer != "synthetic" and self.reward != "learned":
             raise ConfigError(f"a person is not asked where reward is {self.reward}; leave one of the two as it is")
         if self.overseer == "terminal" and self.wait_seconds == 0:

@@ -12,7 +12,7 @@ from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out
 from backflip.experiments.arms_plan import arms_plan
-from backflip.experiments.mujoco_arms import TRUE, options, report_returns
+from backflip.experiments.mujoco_arms import SETTINGS, TRUE, options, report_returns
 from backflip.plan import Plan
 from backflip.worlds.mujoco_tasks import find_task
 
@@ -33,8 +33,14 @@ class TeachersConfig(ArmsConfig):
     """Comparisons that each teacher is asked for."""
     steps: int = 0
     """Real steps of every run; 0: what docs/mujoco.md says for the task."""
-    clip_return: float = 40.0
-    """What a usual clip is worth; skip and equal go by a tenth of it. On HalfCheetah-v5 a clip of 1.5 s at 1.3 m/s is worth 40."""
+    clip_return: float = 0.0
+    """What a usual clip is worth; skip and equal go by a tenth of it. 0: a fifth of a very good one of the task, as `SETTINGS` has it. On
+    HalfCheetah-v5 that is 40, a clip of 1.5 s at 1.3 m/s."""
+
+    @property
+    def usual_clip(self) -> float:
+        """Return what a usual clip of the task is worth."""
+        return self.clip_return or float(SETTINGS[self.task]["full_score"]) / 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +50,7 @@ class TeachersConfig(ArmsConfig):
                 f"no clip of {self.task} is worth more than 0, and skip and equal go by a tenth of what a usual one is worth; choose "
                 "another task"
             )
-        if self.labels < 1 or self.steps < 0 or not self.clip_return >= 0:
+        if self.labels < 1 or self.steps < 0 or not 0 <= self.clip_return < float("inf"):
             raise ConfigError(
                 f"labels {self.labels}, steps {self.steps}, clip_return {self.clip_return}: expected 1 or more, and 0 or more"
             )
@@ -53,7 +59,7 @@ class TeachersConfig(ArmsConfig):
 def arms_of(config: TeachersConfig) -> list[Arm]:
     """Return the arms: the true reward, and what is compared."""
     own = options(config.task, config.steps)
-    asked = own | {"comparisons": str(config.labels), "clip_return": str(config.clip_return)}
+    asked = own | {"comparisons": str(config.labels), "clip_return": str(config.usual_clip)}
     arms = [Arm(TRUE, "control", own | {"reward": "true"})]
     arms += [Arm(name, "control", asked | {"teacher": name}) for name in TEACHERS]
     return arms

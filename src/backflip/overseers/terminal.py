@@ -6,6 +6,7 @@ terminal. Left out: playing clips, and judgements of any kind but comparisons of
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
@@ -35,6 +36,9 @@ SEVEN_LEGEND = (
 LONGEST_WAIT_SECONDS = 10_000.0
 """No wait for one key is longer; `select` takes no infinity."""
 END_KEYS = ("", "q", "\x04")
+ESCAPE = "\x1b"
+ONE_KEY_SECONDS = 0.05
+"""The signs of one key come without a longer pause."""
 
 
 class TerminalOverseer:
@@ -147,15 +151,16 @@ def visible(text: str) -> str:
 class Keys:
     """Single keys from a stream: raw from a terminal, the first letter of a line from anything else."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """Read from `stream`."""
-        self._stream = stream
-        self._raw = stream.isatty() and os.name == "posix"
+    def __init__(self, stream: TextIO | None) -> None:
+        """Read from `stream`; None, as a standard input that was closed is, has nothing to read."""
+        self._stream = stream or io.StringIO()
+        self._raw = self._stream.isatty() and os.name == "posix"
 
     def read(self, seconds: float) -> str | None:
         """Return one key, "" at the end of input, None where nothing came within `seconds`.
 
-        The terminal's mode is restored whatever happens. Lines from a pipe are waited for, however long.
+        Keys that send several signs, such as Delete, are one key, and no answer, although a digit is among their signs. The
+        terminal's mode is restored whatever happens. Lines from a pipe are waited for, however long.
         """
         if not self._raw:
             line = self._stream.readline()
@@ -169,7 +174,8 @@ class Keys:
             tty.setcbreak(number, termios.TCSANOW)
             if not select.select([number], [], [], min(seconds, LONGEST_WAIT_SECONDS))[0]:
                 return None
-            return os.read(number, 1).decode(errors="replace")
+            key = os.read(number, 1).decode(errors="replace")
+            return _whole(number) if key == ESCAPE else key
         finally:
             termios.tcsetattr(number, termios.TCSADRAIN, before)
 
@@ -179,3 +185,19 @@ class Keys:
             import termios
 
             termios.tcflush(self._stream.fileno(), termios.TCIFLUSH)
+
+
+def _whole(number: int) -> str:
+    """Read what a terminal sends after the escape sign of one key, and return that sign.
+
+    ECMA-48, sec. 5.4: "[" or "O", then signs below "@", then one that is not. After a pause there is nothing more: Escape itself.
+    """
+
+    def sign() -> bytes:
+        return os.read(number, 1) if select.select([number], [], [], ONE_KEY_SECONDS)[0] else b""
+
+    begun = sign()
+    if begun in (b"[", b"O"):
+        while (after := sign()) and after < b"@":
+            pass
+    return ESCAPE

@@ -253,6 +253,8 @@ def _check_actions(name: str, space: Any) -> None:
     kind = type(space).__name__
     if kind == "Discrete":
         return
+    if kind == "Box" and not np.prod(space.shape):
+        raise ConfigError(f"actions of {name} are {space}, which hold no number, so there is nothing to learn")
     if kind != "Box" or space.dtype.kind != "f":
         raise ConfigError(f"actions of {name} are {space}; expected Discrete, or a Box of floats: wrap the environment")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
@@ -270,7 +272,10 @@ def _numbers_seen(name: str, space: Any) -> int:
         raise ConfigError(
             f"observations of {name} are {space}; expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
         )
-    return int(_gymnasium(name).spaces.flatdim(space))
+    size = int(_gymnasium(name).spaces.flatdim(space))
+    if not size:
+        raise ConfigError(f"observations of {name} are {space}, which hold no number; give at least one, if only a 0")
+    return size
 
 
 def _parts(space: Any) -> list[Any]:
