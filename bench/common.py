@@ -99,7 +99,7 @@ def peer(name: str) -> Path:
     return python
 
 
-def child(command: Sequence[str], threads: int, before: str = "") -> dict[str, Any]:
+def child(command: Sequence[str], threads: int, before: str = "") -> Any:
     """Run one side in a process of its own and read its last line; `before` is put in front of the command."""
     done = subprocess.run(
         [*shlex.split(before), *command],
@@ -110,6 +110,16 @@ def child(command: Sequence[str], threads: int, before: str = "") -> dict[str, A
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def clock_of(name: str) -> Callable[[], float]:
+    """Return a clock by its name: wall, or processor (this process's own seconds, fair on a machine that others use)."""
+    return {"wall": time.perf_counter, "processor": time.process_time}[name]
+
+
+def per(unit: str, clock: str) -> str:
+    """Return the words for so many units in a second of a clock."""
+    return f"{unit} a second" if clock == "wall" else f"{unit} a processor second"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -23,8 +24,10 @@ from typing import Any
 import ppo
 
 METHODS = ("grpo", "rloo")
+TRIED = 1
+"""Updates left out at the beginning where ways of the peer are tried; `ppo.SKIPPED` where it counts."""
 PASSES = {"grpo": 2, "rloo": 1}
-WAYS = tuple({"attention": attention, "parts": str(parts)} for attention in ("sdpa", "eager") for parts in (1, 4))
+WAYS = tuple(f"{attention}:{parts}" for attention in ("sdpa", "eager") for parts in (1, 4))
 """How the peer may run: its attention, and in how many parts it computes a batch."""
 
 
@@ -32,7 +35,7 @@ def prepare(args: argparse.Namespace, scratch: Path) -> Path:
     """Write the task of bench/ppo.py, and what groups need."""
     path = ppo.prepare(args, scratch)
     task = json.loads(path.read_text(encoding="utf-8"))
-    task |= {"group": args.group, "passes": PASSES}
+    task |= {"group": args.group, "passes": PASSES, "clock": args.clock}
     path.write_text(json.dumps(task), encoding="utf-8")
     return path
 
@@ -95,22 +98,21 @@ def compare(args: argparse.Namespace) -> None:
         script = str(Path(__file__).parent / "peers" / "trl116_groups.py")
         for method in args.methods.split(","):
 
-            def peer(seed: int, way: dict[str, str], seconds: float, method: str = method) -> dict[str, Any]:
-                command = [str(peer_python), script, str(path), method, str(seed), way["attention"], way["parts"]]
-                return common.child([*command, str(seconds)], args.threads, args.before)
+            def peer(seed: int, seconds: float, ways: Sequence[str], method: str = method) -> list[dict[str, Any]]:
+                command = [str(peer_python), script, str(path), method, str(seed), str(seconds), *ways]
+                return common.child(command, args.threads, args.before)
 
-            tried = [
-                {**way, "episodes_per_second": ppo.summary(peer(0, way, args.trial))["episodes_per_second"]}
-                for way in (WAYS[:1] if args.smoke else WAYS)
-            ]
-            best = max(tried, key=lambda one: one["episodes_per_second"])
+            ways = WAYS[:1] if args.smoke else WAYS
+            found = [ppo.summary(run, TRIED)["episodes_per_second"] for run in peer(0, args.trial, ways)]
+            tried = dict(zip(ways, found, strict=True))
+            best = max(tried, key=lambda way: tried[way])
             runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl_1.16": []}
             configs: dict[str, Any] = {}
             own = [sys.executable, __file__, "--task", str(path), "--method", method, "--seed"]
             for seed in range(args.seeds):
                 found = {
                     "ours": common.child([*own, str(seed)], args.threads, args.before),
-                    "trl_1.16": peer(seed, best, args.seconds),
+                    "trl_1.16": peer(seed, args.seconds, [best])[0],
                 }
                 for side, run in found.items():
                     configs[side] = run["config"]
@@ -122,10 +124,10 @@ def compare(args: argparse.Namespace) -> None:
                 print(json.dumps({"method": method, **rate}))
                 continue
             shared = {key: value for key, value in task.items() if key not in ("prompts", "scratch", "model", "judge")}
-            detail = {"runs": runs, "configs": configs, "ways_of_the_peer": tried, "task": shared}
-            unit = "episodes a second, median over seeds"
+            detail = {"runs": runs, "configs": configs, "ways_of_the_peer": tried, "way": best, "task": shared}
+            unit = f"{common.per('episodes', args.clock)}, median over seeds"
             common.record(f"groups_{method}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
-            ppo.record_time_to_win(runs, task["machine"], f"groups_{method}_time_to_win_rate", "trl_1.16")
+            ppo.record_time_to_win(runs, task["machine"], f"groups_{method}_time_to_win_rate", "trl_1.16", args.clock)
 
 
 def main() -> None:
@@ -144,6 +146,9 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=None, help="another gold judge; default: the shipped one")
     parser.add_argument("--texts", type=Path, default=None, help='other openings, JSON {"train": [...]}')
     parser.add_argument("--before", default="", help='put before every measured process, e.g. "taskset -c 0,1"')
+    parser.add_argument(
+        "--clock", choices=("wall", "processor"), default="wall", help="processor: where others work too"
+    )
     parser.add_argument("--smoke", action="store_true", help="small, one way, one seed; writes nothing")
     parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--method", choices=METHODS, default="rloo", help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -27,11 +27,7 @@ TASKS = ("reward", "dpo", "sft")
 UNITS = {"reward": "pairs", "dpo": "pairs", "sft": "samples"}
 SKIPPED = {"reward": 1, "dpo": 3, "sft": 3}
 """Marks that are left out at the beginning: steps, of the reward model epochs."""
-WAYS = tuple(
-    {"attention": attention, "order": order}
-    for attention in ("sdpa", "eager")
-    for order in ("sequential", "group_by_length")
-)
+WAYS = tuple(f"{attention}:{order}" for attention in ("sdpa", "eager") for order in ("sequential", "group_by_length"))
 """How the peer may run: its attention, and whether rows of like length share a batch."""
 ANSWERS = 4
 """Answers to each opening, of which the best and the worst make a pair."""
@@ -63,6 +59,7 @@ def prepare(args: argparse.Namespace, scratch: Path) -> Path:
         "adam_eps": 1e-5,
         "beta": 0.1,
         "threads": args.threads,
+        "clock": args.clock,
         "scratch": str(scratch / "trl"),
         "machine": common.machine("cpu", args.threads),
     }
@@ -110,13 +107,13 @@ def sentences(rows: int) -> list[dict[str, str]]:
 class Marks:
     """The ledger of a run: seconds, units done and loss at every mark."""
 
-    def __init__(self) -> None:
-        self.began, self.units, self.kept = time.perf_counter(), 0, list[dict[str, float]]()
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.began, self.units, self.kept = clock, clock(), 0, list[dict[str, float]]()
 
     def add(self, units: int, loss: float) -> None:
         """Note that so many more are done."""
         self.units += units
-        self.kept.append({"seconds": time.perf_counter() - self.began, "units": float(self.units), "loss": loss})
+        self.kept.append({"seconds": self.clock() - self.began, "units": float(self.units), "loss": loss})
 
 
 def ours(task: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
@@ -132,7 +129,7 @@ def ours(task: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
         "sft": our_sft,
     }[name]
     train = work(task, seed)
-    construct, marks = time.perf_counter() - start, Marks()
+    construct, marks = time.perf_counter() - start, Marks(common.clock_of(task["clock"]))
     found = train(marks)
     return {
         "marks": marks.kept,
@@ -288,18 +285,18 @@ def compare(args: argparse.Namespace) -> None:
         own = [sys.executable, __file__, "--task", str(path)]
         for name in args.tasks.split(","):
 
-            def peer(seed: int, way: dict[str, str], name: str = name) -> dict[str, Any]:
-                return common.child(
-                    [*theirs, name, str(seed), way["attention"], way["order"]], args.threads, args.before
-                )
+            def peer(seed: int, rows: int, ways: Sequence[str], name: str = name) -> list[dict[str, Any]]:
+                return common.child([*theirs, name, str(seed), str(rows), *ways], args.threads, args.before)
 
-            tried = [{**way, **summary(peer(0, way), name)} for way in (WAYS[:1] if args.smoke else WAYS)]
-            best = max(tried, key=lambda one: one["units_per_second"])
+            ways = WAYS[:1] if args.smoke else WAYS
+            runs_tried = peer(0, args.trial, ways)
+            tried = [{"way": way, **summary(run, name)} for way, run in zip(ways, runs_tried, strict=True)]
+            best = max(tried, key=lambda one: one["units_per_second"])["way"]
             runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl_1.16": []}
             config: dict[str, Any] = {}
             for seed in range(args.seeds):
                 mine = common.child([*own, "--name", name, "--seed", str(seed)], args.threads, args.before)
-                other = peer(seed, best)
+                other = peer(seed, args.rows, [best])[0]
                 config = other["config"]
                 for side, run in (("ours", mine), ("trl_1.16", other)):
                     runs[side].append(summary(run, name))
@@ -309,9 +306,11 @@ def compare(args: argparse.Namespace) -> None:
             if args.smoke:
                 print(json.dumps({"task": name, **rate}))
                 continue
-            shared = {key: task[key] for key in ("batch", "epochs", "learning_rate", "adam_eps", "beta", "threads")}
-            detail = {"runs": runs, "ways_of_the_peer": tried, "peer_config": config, "task": shared}
-            unit = f"{UNITS[name]} a second, median over seeds"
+            shared = {
+                key: task[key] for key in ("batch", "epochs", "learning_rate", "adam_eps", "beta", "threads", "clock")
+            }
+            detail = {"runs": runs, "ways_of_the_peer": tried, "way": best, "peer_config": config, "task": shared}
+            unit = f"{common.per(UNITS[name], args.clock)}, median over seeds"
             common.record(f"pairs_{name}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
 
 
@@ -321,6 +320,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1024, help="pairs, and samples; DPO and SFT see each once")
+    parser.add_argument("--trial", type=int, default=256, help="rows on which each way of the peer is tried")
     parser.add_argument("--held", type=int, default=256, help="pairs on which reward models are measured")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of the reward model; the first is not counted")
     parser.add_argument("--batch", type=int, default=32)
@@ -328,6 +328,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, default=None, help="another base; default: the shipped one")
     parser.add_argument("--before", default="", help='put before every measured process, e.g. "taskset -c 0,1"')
+    parser.add_argument(
+        "--clock", choices=("wall", "processor"), default="wall", help="processor: where others work too"
+    )
     parser.add_argument("--smoke", action="store_true", help="small, one way, one seed; writes nothing")
     parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--name", choices=TASKS, default="sft", help=argparse.SUPPRESS)
@@ -337,7 +340,9 @@ def main() -> None:
         print(json.dumps(ours(json.loads(args.task.read_text(encoding="utf-8")), args.name, args.seed)))
         return
     if args.smoke:
-        args.rows, args.held, args.epochs, args.seeds = 160, 32, 2, 1
+        args.rows, args.trial, args.held, args.epochs, args.seeds = 160, 160, 32, 2, 1
+    if args.rows % args.batch or args.trial % args.batch:
+        raise SystemExit(f"--rows {args.rows} and --trial {args.trial} must be multiples of --batch {args.batch}")
     compare(args)
 
 

@@ -128,12 +128,12 @@ def ours(task: dict[str, Any], seed: int, autocast: str) -> dict[str, Any]:
     }
 
 
-def summary(run: dict[str, Any]) -> dict[str, Any]:
+def summary(run: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
     """Reduce one run to rates, and the seconds and episodes at which smoothed win rates were first reached."""
     updates = run["updates"]
-    if len(updates) < SKIPPED + 2:
+    if len(updates) < skipped + 2:
         raise SystemExit(f"only {len(updates)} updates in the time given; raise --seconds")
-    steady = updates[SKIPPED:]
+    steady = updates[skipped:]
     seconds = steady[-1]["seconds"] - steady[0]["seconds"]
     episodes = sum(update["episodes"] for update in steady[1:])
     reached: dict[str, dict[str, float] | None] = {f"{rate:g}": None for rate in WIN_RATES}
@@ -200,11 +200,12 @@ def record_time_to_win(
     machine: str,
     name: str = "ppo_time_to_win_rate",
     peer: str = "trl_1.12",
+    clock: str = "wall",
 ) -> None:
     """Compare seconds at the highest win rate that all runs of either main side reached; say so where there is none."""
     import common
 
-    sides = ("ours", peer)
+    sides, word = ("ours", peer), "seconds" if clock == "wall" else "processor seconds"
     detail: dict[str, Any] = {
         side: {f"{rate:g}": [one["seconds_to_win_rate"][f"{rate:g}"] for one in runs[side]] for rate in WIN_RATES}
         for side in runs
@@ -213,10 +214,10 @@ def record_time_to_win(
         found = {side: [one["seconds_to_win_rate"][f"{rate:g}"] for one in runs[side]] for side in sides}
         if all(all(times) for times in found.values()):
             seconds = {side: median(time["seconds"] for time in found[side]) for side in sides}
-            unit = f"seconds to a gold win rate of {rate:g}, median over seeds"
+            unit = f"{word} to a gold win rate of {rate:g}, median over seeds"
             common.record(name, seconds["ours"], seconds[peer], unit, detail, on=machine, lower=True)
             return
-    unit = f"seconds to a gold win rate of {WIN_RATES[0]:g}; not every run reached it in the time given"
+    unit = f"{word} to a gold win rate of {WIN_RATES[0]:g}; not every run reached it in the time given"
     reached = [one["seconds_to_win_rate"][f"{WIN_RATES[0]:g}"] for one in runs["ours"]]
     mine = median(time["seconds"] for time in reached) if all(reached) else None
     common.record(name, mine, None, unit, detail, on=machine, lower=True)

@@ -1,6 +1,6 @@
 """The peer's side of bench/groups.py: GRPO or RLOO of TRL 1.16, run by the Python of `.venv-trl116`.
 
-    .venv-trl116/bin/python bench/peers/trl116_groups.py TASK.json METHOD SEED ATTENTION PARTS SECONDS
+    .venv-trl116/bin/python bench/peers/trl116_groups.py TASK.json METHOD SEED SECONDS ATTENTION:PARTS ...
 
 Its configuration is here in full; corrections are welcome. What both sides can have alike is alike: model, prompts,
 reward, episodes an update, answers a prompt, passes, learning rate (constant), Adam's betas and epsilon, KL weight and where the
@@ -21,13 +21,7 @@ from typing import Any
 
 START = time.perf_counter()
 TASK: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-METHOD, SEED, ATTENTION, PARTS, SECONDS = (
-    sys.argv[2],
-    int(sys.argv[3]),
-    sys.argv[4],
-    int(sys.argv[5]),
-    float(sys.argv[6]),
-)
+METHOD, SEED, SECONDS = sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1", TOKENIZERS_PARALLELISM="false"
 )
@@ -47,7 +41,7 @@ class OutOfTime(Exception):
     """The seconds of the task are over."""
 
 
-def settings() -> dict[str, Any]:
+def settings(attention: str, parts: int) -> dict[str, Any]:
     """Return what the trainer is told."""
     shared = {
         "learning_rate": TASK["learning_rate"],
@@ -56,8 +50,8 @@ def settings() -> dict[str, Any]:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "lr_scheduler_type": "constant",
-        "per_device_train_batch_size": TASK["rows"] // PARTS,
-        "gradient_accumulation_steps": PARTS,
+        "per_device_train_batch_size": TASK["rows"] // parts,
+        "gradient_accumulation_steps": parts,
         "num_generations": TASK["group"],
         "num_iterations": TASK["passes"][METHOD],
         "max_completion_length": TASK["response"],
@@ -75,13 +69,14 @@ def settings() -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "seed": SEED,
-        "model_init_kwargs": {"attn_implementation": ATTENTION, "dtype": "float32"},
+        "model_init_kwargs": {"attn_implementation": attention, "dtype": "float32"},
     }
     return shared | ({"loss_type": "grpo", "scale_rewards": "group"} if METHOD == "grpo" else {})
 
 
-def main() -> None:
-    """Train for the seconds given and print what happened."""
+def run(attention: str, parts: int) -> dict[str, Any]:
+    """Train for the seconds given and return what happened."""
+    began = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(TASK["model"], padding_side="left")
     scorer = Scorer(TASK, tokenizer)
 
@@ -92,7 +87,10 @@ def main() -> None:
         return scores
 
     rows = [{"prompt": p["text"], "tokens": p["tokens"]} for p in TASK["prompts"]]
-    config, trainers = settings(), {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}
+    config, trainers = (
+        settings(attention, parts),
+        {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)},
+    )
     make, trainer_of = trainers[METHOD]
     trainer = trainer_of(
         model=TASK["model"],
@@ -101,17 +99,15 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    construct_seconds = time.perf_counter() - START
+    construct_seconds = time.perf_counter() - began + IMPORT_SECONDS
     scorer.start()
     with contextlib.suppress(OutOfTime):
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps(
-            {"updates": scorer.updates, "construct_seconds": construct_seconds, "peak_rss_mb": peak, "config": config}
-        )
-    )
+    return {"updates": scorer.updates, "construct_seconds": construct_seconds, "peak_rss_mb": peak, "config": config}
 
 
 if __name__ == "__main__":
-    main()
+    IMPORT_SECONDS = time.perf_counter() - START
+    pairs = [way.split(":") for way in sys.argv[5:]]
+    print(json.dumps([run(attention, int(parts)) for attention, parts in pairs]))

@@ -1,6 +1,6 @@
 """The peer's side of bench/pairs.py: reward model, DPO or SFT of TRL 1.16, run by the Python of `.venv-trl116`.
 
-    .venv-trl116/bin/python bench/peers/trl116_pairs.py TASK.json NAME SEED ATTENTION ORDER
+    .venv-trl116/bin/python bench/peers/trl116_pairs.py TASK.json NAME SEED ROWS ATTENTION:ORDER ...
 
 Its configuration is here in full; corrections are welcome. Alike: model, rows, batch, Adam's settings, learning rate (constant; of
 the reward model falling to 0), clipping of the gradient, fp32, threads. Prints one JSON line last.
@@ -18,7 +18,9 @@ from typing import Any
 
 START = time.perf_counter()
 TASK: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-NAME, SEED, ATTENTION, ORDER = sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
+CLOCK = {"wall": time.perf_counter, "processor": time.process_time}[TASK["clock"]]
+NAME, SEED = sys.argv[2], int(sys.argv[3])
+GIVEN: list[dict[str, str]] = TASK["samples" if NAME == "sft" else "pairs"][: int(sys.argv[4])]
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1", TOKENIZERS_PARALLELISM="false"
 )
@@ -49,11 +51,11 @@ class Clock(TrainerCallback):
 
     def start(self) -> None:
         """Set the clock to 0."""
-        self.began = time.perf_counter()
+        self.began = CLOCK()
 
     def _mark(self, units: int) -> None:
         done = units * (len(self.marks) + 1)
-        self.marks.append({"seconds": time.perf_counter() - self.began, "units": float(done), "loss": None})
+        self.marks.append({"seconds": CLOCK() - self.began, "units": float(done), "loss": None})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note a step."""
@@ -66,7 +68,7 @@ class Clock(TrainerCallback):
             self._mark(self.rows)
 
 
-def settings() -> dict[str, Any]:
+def settings(attention: str, order: str) -> dict[str, Any]:
     """Return what the three trainers are told alike."""
     return {
         "learning_rate": TASK["learning_rate"][NAME],
@@ -79,23 +81,23 @@ def settings() -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "num_train_epochs": TASK["epochs"] if NAME == "reward" else 1,
         "dataloader_drop_last": NAME != "reward",
-        "train_sampling_strategy": "random" if NAME == "reward" and ORDER == "sequential" else ORDER,
+        "train_sampling_strategy": "random" if NAME == "reward" and order == "sequential" else order,
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
         "report_to": "none",
         "save_strategy": "no",
-        "logging_steps": 1 if NAME != "reward" else max(1, len(TASK["pairs"]) // TASK["batch"]),
+        "logging_steps": 1 if NAME != "reward" else max(1, len(GIVEN) // TASK["batch"]),
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "seed": SEED,
-        "model_init_kwargs": {"attn_implementation": ATTENTION, "dtype": "float32"},
+        "model_init_kwargs": {"attn_implementation": attention, "dtype": "float32"},
     }
 
 
 def built(config: dict[str, Any], clock: Clock, tokenizer: Any) -> Any:
     """Return the trainer."""
-    rows = Dataset.from_list(TASK["samples" if NAME == "sft" else "pairs"])
+    rows = Dataset.from_list(GIVEN)
     shared = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [clock]}
     folder = TASK["scratch"]
     if NAME == "reward":
@@ -125,12 +127,13 @@ def tokens(rows: Any) -> float:
     return float(sum(len(row[column]) for row in rows for column in found))
 
 
-def main() -> None:
-    """Train, and print what happened."""
+def run(attention: str, order: str) -> dict[str, Any]:
+    """Train once, and return what happened."""
+    began = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(TASK["model"], padding_side="right")
-    config, clock = settings(), Clock(len(TASK["pairs"]))
+    config, clock = settings(attention, order), Clock(len(GIVEN))
     trainer = built(config, clock, tokenizer)
-    construct_seconds = time.perf_counter() - START
+    construct_seconds = time.perf_counter() - began + IMPORT_SECONDS
     clock.start()
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -142,19 +145,15 @@ def main() -> None:
     if NAME == "dpo":
         late = [entry["rewards/accuracies"] for entry in logged][-len(logged) // 4 :]
         found["accuracy_at_the_end"] = sum(late) / len(late)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps(
-            {
-                "marks": clock.marks,
-                "construct_seconds": construct_seconds,
-                "peak_rss_mb": peak,
-                "found": found,
-                "config": config,
-            }
-        )
-    )
+    return {
+        "marks": clock.marks,
+        "construct_seconds": construct_seconds,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "found": found,
+        "config": config,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    IMPORT_SECONDS = time.perf_counter() - START
+    print(json.dumps([run(*way.split(":")) for way in sys.argv[5:]]))
