@@ -102,7 +102,7 @@ def compare(args: argparse.Namespace) -> None:
                 command = [str(peer_python), script, str(path), method, str(seed), str(seconds), *ways]
                 return common.child(command, args.threads, args.before)
 
-            ways = WAYS[:1] if args.smoke else WAYS
+            ways = args.ways.split(",")
             found = [ppo.summary(run, TRIED)["episodes_per_second"] for run in peer(0, args.trial, ways)]
             tried = dict(zip(ways, found, strict=True))
             best = max(tried, key=lambda way: tried[way])
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seconds", type=float, default=60.0, help="training time of each run")
     parser.add_argument("--trial", type=float, default=25.0, help="training time of each way of the peer that is tried")
+    parser.add_argument("--ways", default=",".join(WAYS), help="ways of the peer that are tried, attention:parts")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=128, help="episodes an update")
     parser.add_argument("--group", type=int, default=4, help="answers to an opening")
@@ -163,6 +164,7 @@ def main() -> None:
     args.model = args.model or assets() / "base"
     args.judge = args.judge or assets() / "gold.safetensors"
     if args.smoke:
+        args.ways = WAYS[0]
         args.rows, args.response, args.openings, args.seeds, args.seconds, args.trial = 16, 8, 16, 1, 12.0, 12.0
     compare(args)
 

@@ -288,7 +288,7 @@ def compare(args: argparse.Namespace) -> None:
             def peer(seed: int, rows: int, ways: Sequence[str], name: str = name) -> list[dict[str, Any]]:
                 return common.child([*theirs, name, str(seed), str(rows), *ways], args.threads, args.before)
 
-            ways = WAYS[:1] if args.smoke else WAYS
+            ways = args.ways.split(",")
             runs_tried = peer(0, args.trial, ways)
             tried = [{"way": way, **summary(run, name)} for way, run in zip(ways, runs_tried, strict=True)]
             best = max(tried, key=lambda one: one["units_per_second"])["way"]
@@ -318,6 +318,7 @@ def main() -> None:
     """Compare, or be our side of a comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--ways", default=",".join(WAYS), help="ways of the peer that are tried, attention:order")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1024, help="pairs, and samples; DPO and SFT see each once")
     parser.add_argument("--trial", type=int, default=256, help="rows on which each way of the peer is tried")
@@ -340,6 +341,7 @@ def main() -> None:
         print(json.dumps(ours(json.loads(args.task.read_text(encoding="utf-8")), args.name, args.seed)))
         return
     if args.smoke:
+        args.ways = WAYS[0]
         args.rows, args.trial, args.held, args.epochs, args.seeds = 160, 160, 32, 2, 1
     if args.rows % args.batch or args.trial % args.batch:
         raise SystemExit(f"--rows {args.rows} and --trial {args.trial} must be multiples of --batch {args.batch}")

@@ -97,7 +97,7 @@ def settings(attention: str, order: str) -> dict[str, Any]:
 
 def built(config: dict[str, Any], clock: Clock, tokenizer: Any) -> Any:
     """Return the trainer."""
-    rows = Dataset.from_list(GIVEN)
+    rows = Dataset.from_list([{**row, "length": sum(map(len, row.values()))} for row in GIVEN])
     shared = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [clock]}
     folder = TASK["scratch"]
     if NAME == "reward":
