@@ -103,11 +103,12 @@ def compare(args: argparse.Namespace) -> None:
                 return common.child(command, args.threads, args.before)
 
             ways = args.ways.split(",")
-            found = [ppo.summary(run, TRIED)["episodes_per_second"] for run in peer(0, args.trial, ways)]
-            tried = dict(zip(ways, found, strict=True))
-            best = max(tried, key=lambda way: tried[way])
+            trials = peer(0, args.trial, ways) if len(ways) > 1 else []
+            tried = {
+                way: ppo.summary(run, TRIED)["episodes_per_second"] for way, run in zip(ways, trials, strict=False)
+            }
+            best = max(tried, key=lambda way: tried[way], default=ways[0])
             runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl_1.16": []}
-            configs: dict[str, Any] = {}
             own = [sys.executable, __file__, "--task", str(path), "--method", method, "--seed"]
             for seed in range(args.seeds):
                 found = {
@@ -115,19 +116,25 @@ def compare(args: argparse.Namespace) -> None:
                     "trl_1.16": peer(seed, args.seconds, [best])[0],
                 }
                 for side, run in found.items():
-                    configs[side] = run["config"]
                     runs[side].append(ppo.summary(run))
                     shown = [runs[side][-1][key] for key in ("episodes_per_second", "win_rate_at_the_end")]
                     print(method, side, seed, "episodes/s, win rate:", *(f"{x:.3g}" for x in shown), flush=True)
-            rate = {side: median(one["episodes_per_second"] for one in found) for side, found in runs.items()}
-            if args.smoke:
-                print(json.dumps({"method": method, **rate}))
-                continue
-            shared = {key: value for key, value in task.items() if key not in ("prompts", "scratch", "model", "judge")}
-            detail = {"runs": runs, "configs": configs, "ways_of_the_peer": tried, "way": best, "task": shared}
-            unit = f"{common.per('episodes', args.clock)}, median over seeds"
-            common.record(f"groups_{method}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
-            ppo.record_time_to_win(runs, task["machine"], f"groups_{method}_time_to_win_rate", "trl_1.16", args.clock)
+                if not args.smoke:
+                    configs = {side: run["config"] for side, run in found.items()}
+                    publish(method, runs, {"configs": configs, "ways_of_the_peer": tried, "way": best}, task)
+
+
+def publish(method: str, runs: dict[str, list[dict[str, Any]]], how: dict[str, Any], task: dict[str, Any]) -> None:
+    """Write the two results of the seeds so far."""
+    import common
+
+    rate = {side: median(one["episodes_per_second"] for one in found) for side, found in runs.items()}
+    shared = {key: value for key, value in task.items() if key not in ("prompts", "scratch", "model", "judge")}
+    unit = f"{common.per('episodes', task['clock'])}, median over seeds"
+    detail = {"runs": runs, **how, "task": shared}
+    common.record(f"groups_{method}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
+    name = f"groups_{method}_time_to_win_rate"
+    ppo.record_time_to_win(runs, task["machine"], name, "trl_1.16", task["clock"])
 
 
 def main() -> None:

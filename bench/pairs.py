@@ -289,29 +289,31 @@ def compare(args: argparse.Namespace) -> None:
                 return common.child([*theirs, name, str(seed), str(rows), *ways], args.threads, args.before)
 
             ways = args.ways.split(",")
-            runs_tried = peer(0, args.trial, ways)
-            tried = [{"way": way, **summary(run, name)} for way, run in zip(ways, runs_tried, strict=True)]
-            best = max(tried, key=lambda one: one["units_per_second"])["way"]
+            trials = peer(0, args.trial, ways) if len(ways) > 1 else []
+            tried = {way: summary(run, name)["units_per_second"] for way, run in zip(ways, trials, strict=False)}
+            best = max(tried, key=lambda way: tried[way], default=ways[0])
             runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl_1.16": []}
-            config: dict[str, Any] = {}
             for seed in range(args.seeds):
                 mine = common.child([*own, "--name", name, "--seed", str(seed)], args.threads, args.before)
                 other = peer(seed, args.rows, [best])[0]
-                config = other["config"]
                 for side, run in (("ours", mine), ("trl_1.16", other)):
                     runs[side].append(summary(run, name))
                     shown = [runs[side][-1][key] for key in ("units_per_second", "first_loss", "last_loss")]
                     print(name, side, seed, "a second, losses:", *(f"{value:.4g}" for value in shown), flush=True)
-            rate = {side: median(one["units_per_second"] for one in found) for side, found in runs.items()}
-            if args.smoke:
-                print(json.dumps({"task": name, **rate}))
-                continue
-            shared = {
-                key: task[key] for key in ("batch", "epochs", "learning_rate", "adam_eps", "beta", "threads", "clock")
-            }
-            detail = {"runs": runs, "ways_of_the_peer": tried, "way": best, "peer_config": config, "task": shared}
-            unit = f"{common.per(UNITS[name], args.clock)}, median over seeds"
-            common.record(f"pairs_{name}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
+                if not args.smoke:
+                    how = {"ways_of_the_peer": tried, "way": best, "peer_config": other["config"]}
+                    publish(name, runs, how, task)
+
+
+def publish(name: str, runs: dict[str, list[dict[str, Any]]], how: dict[str, Any], task: dict[str, Any]) -> None:
+    """Write the result of the seeds so far."""
+    import common
+
+    rate = {side: median(one["units_per_second"] for one in found) for side, found in runs.items()}
+    shared = {key: task[key] for key in ("batch", "epochs", "learning_rate", "adam_eps", "beta", "threads", "clock")}
+    unit = f"{common.per(UNITS[name], task['clock'])}, median over seeds"
+    detail = {"runs": runs, **how, "task": shared}
+    common.record(f"pairs_{name}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
 
 
 def main() -> None:

@@ -82,6 +82,7 @@ def settings(attention: str, order: str) -> dict[str, Any]:
         "num_train_epochs": TASK["epochs"] if NAME == "reward" else 1,
         "dataloader_drop_last": NAME != "reward",
         "train_sampling_strategy": "random" if NAME == "reward" and order == "sequential" else order,
+        "remove_unused_columns": NAME == "sft" or order != "group_by_length",
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -97,7 +98,9 @@ def settings(attention: str, order: str) -> dict[str, Any]:
 
 def built(config: dict[str, Any], clock: Clock, tokenizer: Any) -> Any:
     """Return the trainer."""
-    rows = Dataset.from_list([{**row, "length": sum(map(len, row.values()))} for row in GIVEN])
+    # Of a pair the trainer does not find the length by itself.
+    given = GIVEN if NAME == "sft" else [{**row, "length": sum(map(len, row.values()))} for row in GIVEN]
+    rows = Dataset.from_list(given)
     shared = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [clock]}
     folder = TASK["scratch"]
     if NAME == "reward":

@@ -109,8 +109,8 @@ def _attend(
     score_BKML = query_BKME @ key.permute(0, 2, 3, 1)
     weight_BKGLL = (score_BKML.unflatten(2, (-1, length)) + triangle_LL).softmax(-1)
     mixed_BKME = weight_BKGLL.flatten(2, 3).to(value.dtype) @ value.transpose(1, 2)
-    mixed_MO = mixed_BKME.unflatten(2, (-1, length)).permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
-    return attention.o_proj(mixed_MO if place_M is None else mixed_MO[place_M])
+    mixed = mixed_BKME.unflatten(2, (-1, length)).permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
+    return attention.o_proj(mixed if place_M is None else mixed[place_M])
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:
