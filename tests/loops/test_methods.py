@@ -178,7 +178,7 @@ def test_the_page_of_a_method_names_all_that_it_logs(tmp_path: Path, method: str
 
 
 def named(page: str) -> set[str]:
-    """Return the words that stand in code on a page of the documents; level_0_fraction stands for every level."""
+    """Return the words that stand in code on a page of the documents."""
     return set(re.findall(r"`(\w+)`", (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")))
 
 
