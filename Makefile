@@ -16,7 +16,7 @@ PYTHON ?= $(or $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2
 PYTHON := $(firstword $(PYTHON))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BENCHES := $(filter-out bench/common.py bench/ppo_task.py bench/control_task.py,$(sort $(wildcard bench/*.py)))
-PEERS := trl112 sb3 imitation
+PEERS := trl112 trl116 sb3 imitation
 SYSTEM := chromium postgresql fonts-dejavu-core
 
 .PHONY: demo test lint bench system setup clean

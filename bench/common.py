@@ -11,7 +11,9 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -87,6 +89,37 @@ def matmul_peak_gflops(dtype_name: str, device: str = "cpu") -> float:
         for product in (torch.matmul, times):
             best = max(best, 2 * size**3 / min(seconds_of(partial(product, a, b), device)) / 1e9)
     return best
+
+
+def peer(name: str) -> Path:
+    """Return the Python of a peer's own environment, or stop and say how to make it."""
+    python = ROOT / f".venv-{name}" / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(f"{python} is missing; make it with: make bench, or make .venv-{name}/.installed")
+    return python
+
+
+def child(command: Sequence[str], threads: int, before: str = "") -> Any:
+    """Run one side in a process of its own and read its last line; `before` is put in front of the command."""
+    done = subprocess.run(
+        [*shlex.split(before), *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def clock_of(name: str) -> Callable[[], float]:
+    """Return a clock by its name: wall, or processor (this process's own seconds, fair on a machine that others use)."""
+    return {"wall": time.perf_counter, "processor": time.process_time}[name]
+
+
+def per(unit: str, clock: str) -> str:
+    """Return the words for so many units in a second of a clock."""
+    return f"{unit} a second" if clock == "wall" else f"{unit} a processor second"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

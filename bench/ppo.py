@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PEER_PYTHON = Path(__file__).parent.parent / ".venv-trl112" / "bin" / "python"
 WIN_RATES = (0.6, 0.7, 0.8, 0.9)
 SKIPPED = 3
 SMOOTHED = 4
@@ -131,12 +128,12 @@ def ours(task: dict[str, Any], seed: int, autocast: str) -> dict[str, Any]:
     }
 
 
-def summary(run: dict[str, Any]) -> dict[str, Any]:
+def summary(run: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
     """Reduce one run to rates, and the seconds and episodes at which smoothed win rates were first reached."""
     updates = run["updates"]
-    if len(updates) < SKIPPED + 2:
+    if len(updates) < skipped + 2:
         raise SystemExit(f"only {len(updates)} updates in the time given; raise --seconds")
-    steady = updates[SKIPPED:]
+    steady = updates[skipped:]
     seconds = steady[-1]["seconds"] - steady[0]["seconds"]
     episodes = sum(update["episodes"] for update in steady[1:])
     reached: dict[str, dict[str, float] | None] = {f"{rate:g}": None for rate in WIN_RATES}
@@ -162,26 +159,11 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def child(command: list[str], task: dict[str, Any]) -> dict[str, Any]:
-    """Run one side in a process of its own and read its last line."""
-    threads = str(task["threads"])
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def compare(args: argparse.Namespace) -> None:
     """Run every seed on every side, in turn, and write the results."""
     import common
 
-    if not PEER_PYTHON.exists():
-        raise SystemExit(f"{PEER_PYTHON} is missing; make it with: make bench, or make .venv-trl112/.installed")
+    peer_python = common.peer("trl112")
     with tempfile.TemporaryDirectory() as folder:
         path = prepare(args, Path(folder))
         task = json.loads(path.read_text(encoding="utf-8"))
@@ -190,13 +172,13 @@ def compare(args: argparse.Namespace) -> None:
         commands = {
             "ours": lambda seed: [*own, str(seed)],
             "ours_bf16": lambda seed: [*own, str(seed), "--autocast", "bf16"],
-            "trl_1.12": lambda seed: [str(PEER_PYTHON), peer, str(path), str(seed)],
+            "trl_1.12": lambda seed: [str(peer_python), peer, str(path), str(seed)],
         }
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
         configs: dict[str, Any] = {}
         for seed in range(args.seeds):
             for side, command in commands.items():
-                run = child(command(seed), task)
+                run = common.child(command(seed), args.threads)
                 configs[side] = run["config"]
                 runs[side].append(summary(run))
                 shown = [runs[side][-1][key] for key in ("episodes_per_second", "win_rate_at_the_end", "peak_rss_mb")]
@@ -213,11 +195,17 @@ def compare(args: argparse.Namespace) -> None:
     record_time_to_win(runs, on)
 
 
-def record_time_to_win(runs: dict[str, list[dict[str, Any]]], machine: str) -> None:
+def record_time_to_win(
+    runs: dict[str, list[dict[str, Any]]],
+    machine: str,
+    name: str = "ppo_time_to_win_rate",
+    peer: str = "trl_1.12",
+    clock: str = "wall",
+) -> None:
     """Compare seconds at the highest win rate that all runs of either main side reached; say so where there is none."""
     import common
 
-    sides = ("ours", "trl_1.12")
+    sides, word = ("ours", peer), "seconds" if clock == "wall" else "processor seconds"
     detail: dict[str, Any] = {
         side: {f"{rate:g}": [one["seconds_to_win_rate"][f"{rate:g}"] for one in runs[side]] for rate in WIN_RATES}
         for side in runs
@@ -226,15 +214,13 @@ def record_time_to_win(runs: dict[str, list[dict[str, Any]]], machine: str) -> N
         found = {side: [one["seconds_to_win_rate"][f"{rate:g}"] for one in runs[side]] for side in sides}
         if all(all(times) for times in found.values()):
             seconds = {side: median(time["seconds"] for time in found[side]) for side in sides}
-            unit = f"seconds to a gold win rate of {rate:g}, median over seeds"
-            common.record(
-                "ppo_time_to_win_rate", seconds["ours"], seconds["trl_1.12"], unit, detail, on=machine, lower=True
-            )
+            unit = f"{word} to a gold win rate of {rate:g}, median over seeds"
+            common.record(name, seconds["ours"], seconds[peer], unit, detail, on=machine, lower=True)
             return
-    unit = f"seconds to a gold win rate of {WIN_RATES[0]:g}; not every run reached it in the time given"
+    unit = f"{word} to a gold win rate of {WIN_RATES[0]:g}; not every run reached it in the time given"
     reached = [one["seconds_to_win_rate"][f"{WIN_RATES[0]:g}"] for one in runs["ours"]]
     mine = median(time["seconds"] for time in reached) if all(reached) else None
-    common.record("ppo_time_to_win_rate", mine, None, unit, detail, on=machine, lower=True)
+    common.record(name, mine, None, unit, detail, on=machine, lower=True)
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ opening. Scores and times are noted at every call, which is once an update on bo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import common
 
 from backflip.data import Item
 from backflip.truth import GoldJudge, text_of
@@ -27,15 +28,16 @@ class Scorer:
         self.text = {tuple(p["tokens"]): p["text"] for p in task["prompts"]}
         self.base = {tuple(p["tokens"]): p["base_logits"] for p in task["prompts"]}
         self.updates: list[dict[str, float]] = []
+        self.clock = common.clock_of(task.get("clock", "wall"))
         self.start()
 
     def start(self) -> None:
         """Set the clock to 0."""
-        self.began = time.perf_counter()
+        self.began = self.clock()
 
     def seconds(self) -> float:
         """Return the time since `start`."""
-        return time.perf_counter() - self.began
+        return self.clock() - self.began
 
     def logits(self, prompts: Sequence[tuple[int, ...]], answers: Sequence[Sequence[int]]) -> list[float]:
         """Return the judge's logit of every prompt and answer as one text."""

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from backflip.data import Episodes
 from backflip.measures.frontier import frontier
-from backflip.optimise import dpo, grpo, kl, reinforce
+from backflip.optimise import dpo, grpo, kl, reinforce, sft
 from backflip.optimise.dpo import DPOConfig
 from backflip.optimise.grpo import GRPOConfig
 from backflip.optimise.reinforce import ReinforceConfig
+from backflip.optimise.returns import on_last_decision
 from backflip.optimise.step import evaluate_all
 from backflip.worlds.enumerable import (
     EnumerableWorld,
@@ -187,3 +188,32 @@ def test_dpo_from_fresh_pairs_reaches_the_closed_form_too() -> None:
         reward_BT = dpo.answer_rewards(rows, torch.sigmoid(score_G2 - score_G2.flip(1)).flatten())
         dpo.update(policy, optimizer, rows, reward_BT, DPOConfig(beta=BETA, tokens_per_microbatch=AT_ONCE))
     assert given.shortfall(policy) < 0.01
+
+
+# -- preferred answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_tuning_on_preferred_answers_is_best_of_2_under_the_overseer(circular: bool) -> None:
+    """pi0(y) * 2 E[P(y preferred to another draw)], and never further from the base than ln 2 - 1/2."""
+    given = problem(0)
+    base_KC = given.reference_KC.exp()
+    lead_KCC = 3 * (given.score_KC[:, :, None] - given.score_KC[:, None, :])
+    if circular:
+        noise_KCC = torch.tensor(given.rng.normal(size=lead_KCC.shape)) * 5
+        lead_KCC = noise_KCC - noise_KCC.transpose(1, 2)
+    limit_KC = 2 * base_KC * (torch.sigmoid(lead_KCC) * base_KC[:, None, :]).sum(2)
+    assert torch.allclose(limit_KC.sum(1), torch.ones(2, dtype=limit_KC.dtype), atol=1e-5)
+    assert float(exact_kl(limit_KC.log(), given.reference_KC).max()) < np.log(2) - 0.5
+    prompts, answers = limit_KC.shape
+    rows = given.world.rows(torch.arange(prompts).repeat_interleave(answers), [*given.world.completions] * prompts)
+    weight_BT = on_last_decision(limit_KC.flatten().float(), rows.mask_BT)
+    config = sft.SFTConfig(aggregate="constant", constant_length=1, tokens_per_microbatch=AT_ONCE)
+    policy = given.start()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.1, eps=1e-8)
+    for number in range(200):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (1 - number / 200)
+        sft.update(policy, optimizer, rows, weight_BT, config)
+    found_KC = policy.completion_logp_KC().detach().exp()
+    assert float((found_KC - limit_KC).abs().sum(1).max()) / 2 < 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,22 @@ def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             again = outcome(run, train(parts_of(run), config, run))
         assert all(torch.equal(tensor, again[0][key]) for key, tensor in whole[0].items()), name
         assert again[1:] == whole[1:], name
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_the_page_of_a_method_names_all_that_it_logs(tmp_path: Path, method: str) -> None:
+    """docs/METHOD.md has a table row or a word in code for each, or docs/methods.md, which has what all methods log."""
+    config = config_of(method, comparisons=16, updates=2, save_every=2)
+    with new_run(tmp_path / "run", config) as run:
+        load(method).train(parts_of(run), config, run)
+        logged = {name for row in lines(run, method) for name in row} - {"step", "phase", "time"}
+    assert len(logged) > 5
+    assert logged - named(f"{method}.md") - named("methods.md") == set()
+
+
+def named(page: str) -> set[str]:
+    """Return the words that stand in code on a page of the documents."""
+    return set(re.findall(r"`(\w+)`", (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("method", [name for name in SMALL if name != "ppo"])

@@ -39,19 +39,46 @@ def read_tokens(hidden_BLD: Tensor) -> Tensor:
     return torch.cat([hidden_BLD[0], hidden_BLD[1, :3], hidden_BLD[2, :2]])
 
 
+LENGTHS = torch.tensor([7, 3, 2])
+
+
+@pytest.mark.parametrize("length_B", [None, LENGTHS], ids=["padded", "padding left out"])
 @pytest.mark.parametrize(("name", "changes"), VARIANTS, ids=str)
 def test_value_and_gradients_are_the_models_own(
-    tiny_model: Callable[..., Any], name: str, changes: dict[str, Any]
+    tiny_model: Callable[..., Any], name: str, changes: dict[str, Any], length_B: Tensor | None
 ) -> None:
     decoder = tiny_model(name, **changes).base_model
     assert can_forward(decoder, IDS)
     cotangent = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
-    ours, theirs = read_tokens(forward_BLD(decoder, IDS)), read_tokens(decoder(input_ids=IDS).last_hidden_state)
+    ours, theirs = (
+        read_tokens(forward_BLD(decoder, IDS, length_B)),
+        read_tokens(decoder(input_ids=IDS).last_hidden_state),
+    )
     assert torch.allclose(ours, theirs, atol=1e-5)
     parameters = dict(decoder.named_parameters())
     found, wanted = (torch.autograd.grad((x * cotangent).sum(), list(parameters.values())) for x in (ours, theirs))
     for parameter, a, b in zip(parameters, found, wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()) + 1e-6), parameter
+
+
+def test_much_padding_is_left_out_and_little_is_not(tiny_model: Callable[..., Any]) -> None:
+    """12 tokens of 21 are computed; with 18 of 21 nothing changes, to the bit."""
+    decoder = tiny_model("llama").base_model
+    seen: list[int] = []
+    real = decoder.layers[0].mlp.up_proj.forward
+
+    def watch(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return real(x)
+
+    decoder.layers[0].mlp.up_proj.forward = watch
+    with torch.no_grad():
+        left_out = forward_BLD(decoder, IDS, LENGTHS)
+        dense, told = forward_BLD(decoder, IDS), forward_BLD(decoder, IDS, torch.tensor([7, 6, 5]))
+    assert seen == [12, 21, 21] and torch.equal(dense, told)
+    assert float(left_out[1, 3:].abs().max()) == 0 and torch.allclose(
+        read_tokens(left_out), read_tokens(dense), atol=1e-5
+    )
 
 
 def test_frozen_norms_still_pass_gradients_on(tiny_model: Callable[..., Any]) -> None:

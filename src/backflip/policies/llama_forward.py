@@ -2,10 +2,12 @@
 
 The model's own layers do the products; norms, rotary embeddings and short attention are written so that a CPU makes fewer
 passes over memory: their gradients by hand, no copies of keys for grouped queries, no mask but the triangle. Rows are closed
-up to the left, so padding stands behind every token that is read and needs no mask. What it leaves out: caches, sliding
-windows, long rows and hooks; `can_forward` says no to these, and the model's own forward pass takes them.
+up to the left, so padding stands behind every token that is read and needs no mask. Where much of a batch is padding, it is left
+out of everything but attention. What it leaves out: caches, sliding windows, long rows and hooks; `can_forward` says no to
+these, and the model's own forward pass takes them.
 
-Shapes: B rows, L tokens, M = B x L, D hidden, K key heads, G queries to a key head, H any heads, E head dimension.
+Shapes: B rows, L tokens, M = B x L or as many of them as are no padding, D hidden, K key heads, G queries to a key head, H any
+heads, E head dimension.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from torch.nn import functional as F
 
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
 FAMILY = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
+DENSE = 0.75
+"""A batch with a smaller share of tokens than this, the rest padding, has the padding left out."""
 LONGEST = 256
 """Longer rows go through the model's own attention, which does not hold all scores at once."""
 
@@ -49,40 +53,64 @@ def can_forward(decoder: Any, ids_BL: Tensor) -> bool:
     )
 
 
-def forward_BLD(decoder: Any, ids_BL: Tensor) -> Tensor:
-    """Return the last hidden state, after the final norm, of every token of rows closed up to the left."""
+def forward_BLD(decoder: Any, ids_BL: Tensor, length_B: Tensor | None = None) -> Tensor:
+    """Return the last hidden state, after the final norm, of every token of rows closed up to the left.
+
+    `length_B`: tokens of each row that are read; what is returned for those behind them means nothing. None: all are.
+    """
     rows, length = ids_BL.shape
-    x_MD = decoder.embed_tokens(ids_BL).flatten(0, 1)
-    position_1L = torch.arange(length, device=ids_BL.device)[None]
-    cos_1LE, sin_1LE = decoder.rotary_emb(x_MD, position_1L)
+    position_L, place_M = torch.arange(length, device=ids_BL.device), None
+    if length_B is not None and int(length_B.sum()) < DENSE * ids_BL.numel():
+        place_M = (position_L < length_B.to(ids_BL.device)[:, None]).flatten().nonzero()[:, 0]
+    x_MD = decoder.embed_tokens(ids_BL.flatten() if place_M is None else ids_BL.flatten()[place_M])
+    cos_1LE, sin_1LE = decoder.rotary_emb(x_MD, position_L[None])
     half = cos_1LE.shape[-1] // 2
     turn = (cos_1LE[0, :, None, :half], sin_1LE[0, :, None, :half])
+    if place_M is not None:
+        turn = (turn[0][place_M % length], turn[1][place_M % length])
     triangle_LL = torch.full((length, length), -math.inf, dtype=x_MD.dtype, device=ids_BL.device).triu_(1)
     for layer in decoder.layers:
         h_MD = _norm(x_MD, layer.input_layernorm)
-        x_MD = x_MD + _attend(layer.self_attn, h_MD, rows, turn, triangle_LL)
+        x_MD = x_MD + _attend(layer.self_attn, h_MD, rows, turn, triangle_LL, place_M)
         h_MD = _norm(x_MD, layer.post_attention_layernorm)
         x_MD = x_MD + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h_MD)) * layer.mlp.up_proj(h_MD))
-    return _norm(x_MD, decoder.norm).view(rows, length, -1)
+    return _spread(_norm(x_MD, decoder.norm), rows, length, place_M)
 
 
-def _attend(attention: Any, h_MD: Tensor, rows: int, turn: tuple[Tensor, Tensor], triangle_LL: Tensor) -> Tensor:
+def _spread(x: Tensor, rows: int, length: int, place_M: Tensor | None) -> Tensor:
+    """Return (M, ...) as (B, L, ...), zeros where padding was left out."""
+    if place_M is not None:
+        x = x.new_zeros(rows * length, *x.shape[1:]).index_copy(0, place_M, x)
+    return x.view(rows, length, *x.shape[1:])
+
+
+def _attend(
+    attention: Any,
+    h_MD: Tensor,
+    rows: int,
+    turn: tuple[Tensor, Tensor],
+    triangle_LL: Tensor,
+    place_M: Tensor | None,
+) -> Tensor:
     """Causal attention within each row, all queries of a key head in one product."""
     length = len(triangle_LL)
+    shape = (rows, length) if place_M is None else (len(h_MD),)
     query, key, value = (
-        projection(h_MD).view(rows, length, -1, attention.head_dim)
+        projection(h_MD).view(*shape, -1, attention.head_dim)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     if hasattr(attention, "q_norm"):
         query, key = _norm(query, attention.q_norm), _norm(key, attention.k_norm)
-    query_BLHE, key_BLKE = _turned(query, *turn), _turned(key, *turn)
-    heads = key_BLKE.shape[2]
-    query_BKME = (query_BLHE * attention.scaling).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    score_BKML = query_BKME @ key_BLKE.permute(0, 2, 3, 1)
+    query, key = _turned(query, *turn), _turned(key, *turn)
+    if place_M is not None:
+        query, key, value = (_spread(part, rows, length, place_M) for part in (query, key, value))
+    heads = key.shape[2]
+    query_BKME = (query * attention.scaling).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    score_BKML = query_BKME @ key.permute(0, 2, 3, 1)
     weight_BKGLL = (score_BKML.unflatten(2, (-1, length)) + triangle_LL).softmax(-1)
     mixed_BKME = weight_BKGLL.flatten(2, 3).to(value.dtype) @ value.transpose(1, 2)
-    mixed_BLKGE = mixed_BKME.unflatten(2, (-1, length)).permute(0, 3, 1, 2, 4)
-    return attention.o_proj(mixed_BLKGE.reshape(rows * length, -1))
+    mixed = mixed_BKME.unflatten(2, (-1, length)).permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
+    return attention.o_proj(mixed if place_M is None else mixed[place_M])
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:

@@ -86,6 +86,8 @@ class _Decisions:
     """The token before the decision, whose hidden state predicts it."""
     target_N: Tensor
     mask_BT: Tensor
+    length_B: Tensor
+    """Tokens of each row before its last one, which nothing reads."""
 
 
 class LMPolicy:
@@ -162,7 +164,7 @@ class LMPolicy:
         frozen = nullcontext() if self.adapters else torch.no_grad()
         with frozen, self._active(), autocast(self.device, getattr(torch, self.config.updates)):
             logp_N, entropy_N, value_N = self.module(
-                found.ids_BL, found.row_N, found.column_N, found.target_N, self.config.temperature
+                found.ids_BL, found.row_N, found.column_N, found.target_N, self.config.temperature, found.length_B
             )
         value_BT = None if value_N is None else _spread(value_N, found.mask_BT)
         return Evaluation(_spread(logp_N, found.mask_BT), _spread(entropy_N, found.mask_BT), value_BT)
@@ -215,7 +217,7 @@ class LMPolicy:
 
     def _hidden(self, found: _Decisions) -> Tensor:
         with self._active(), autocast(self.device, getattr(torch, self.config.updates)):
-            hidden_BLD = self.module.hidden_BLD(found.ids_BL.to(self.device), use_cache=False)
+            hidden_BLD = self.module.hidden_BLD(found.ids_BL.to(self.device), found.length_B, use_cache=False)
         return hidden_BLD[found.row_N.to(self.device), found.column_N.to(self.device)]
 
     def _decisions(self, episodes: Episodes) -> _Decisions:
@@ -237,7 +239,8 @@ class LMPolicy:
                 "a decision lies on padding or has no token before it; expected mask_BT True only on actions after a prompt"
             )
         # The last token of the longest row is predicted and never read.
-        return _Decisions(ids_BL[:, : max(length - 1, 1)], row_N, column_N, target_N, mask_BT)
+        length_B = column_BC[:, -1].clamp(min=1)
+        return _Decisions(ids_BL[:, : max(length - 1, 1)], row_N, column_N, target_N, mask_BT, length_B)
 
     # -- copies and files --------------------------------------------------------------------------------------------
 

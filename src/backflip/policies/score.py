@@ -67,12 +67,12 @@ class ScoredLM(nn.Module):
         model: Any = self.model
         return model.disable_adapter()
 
-    def hidden_BLD(self, ids_BL: Tensor, **inputs: Any) -> Tensor:
-        """Return the last hidden state, after the final norm, of every token."""
+    def hidden_BLD(self, ids_BL: Tensor, length_B: Tensor | None = None, **inputs: Any) -> Tensor:
+        """Return the last hidden state, after the final norm, of every token; `length_B` says how many of each row are read."""
         decoder = self.plain.base_model
         with fast_products():
             if inputs.keys() <= {"use_cache"} and can_forward(decoder, ids_BL):
-                return forward_BLD(decoder, ids_BL)
+                return forward_BLD(decoder, ids_BL, length_B)
             return decoder(input_ids=ids_BL, **inputs).last_hidden_state
 
     def logits_NV(self, hidden_ND: Tensor) -> Tensor:
@@ -91,10 +91,16 @@ class ScoredLM(nn.Module):
         return self.value_head(hidden_ND.to(weight_dtype))[:, 0].float()
 
     def forward(
-        self, ids_BL: Tensor, row_N: Tensor, column_N: Tensor, target_N: Tensor, temperature: float
+        self,
+        ids_BL: Tensor,
+        row_N: Tensor,
+        column_N: Tensor,
+        target_N: Tensor,
+        temperature: float,
+        length_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Score `target_N` as the token that follows position (row, column). Returns (logp_N, entropy_N, value_N or None)."""
-        hidden_ND = self.hidden_BLD(ids_BL, use_cache=False)[row_N, column_N]
+        hidden_ND = self.hidden_BLD(ids_BL, length_B, use_cache=False)[row_N, column_N]
         logp_N, entropy_N = self._scores(hidden_ND, target_N, temperature)
         return logp_N, entropy_N, None if self.value_head is None else self.values_N(hidden_ND)
 

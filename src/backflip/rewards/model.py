@@ -269,7 +269,7 @@ class SequenceRewardModel:
         ids_BL, real_BL = _cut(token_BL, length_B)
         with fast_products():
             if can_forward(decoder, ids_BL):
-                hidden_BLD = forward_BLD(decoder, ids_BL)
+                hidden_BLD = forward_BLD(decoder, ids_BL, length_B)
             else:
                 out = decoder(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False)
                 hidden_BLD = out.last_hidden_state
