@@ -170,7 +170,10 @@ def _feedme(
 
     def step(optimizer: torch.optim.Optimizer) -> object:
         sampled = given.world.collect(policy, rows, rng)
-        return feedme.update(policy, optimizer, sampled, reward(sampled), config, rng)
+        reward_BT = reward(sampled)
+        if bool((reward_BT.sum(1) >= 1).all()):  # all pass the bar: nothing is left to choose
+            return None
+        return feedme.update(policy, optimizer, sampled, reward_BT, config, rng)
 
     return step
 

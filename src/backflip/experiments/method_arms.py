@@ -8,13 +8,14 @@ counted and reported. No experiment. Left out: what is asked of the arms (`front
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backflip.errors import ConfigError
-from backflip.experiments import find
+from backflip.experiments import Experiment, find
 from backflip.experiments.arms import Arm, ArmsConfig, processors
 from backflip.experiments.arms_plan import added_up, config_of
 from backflip.experiments.methods import METHODS, load
@@ -71,7 +72,13 @@ class MethodArmsConfig(ArmsConfig):
                 f"{self.max_new_tokens}: expected 1 or more of each"
             )
         for name in self.methods:
-            config_of(arm_of(name, self), find(EXPERIMENT).config_of(name))
+            arm_of(name, self)
+
+
+@functools.cache
+def _spec() -> Experiment:
+    """Return the experiment of every arm; finding it reads the source of all experiments, so it is found once."""
+    return find(EXPERIMENT)
 
 
 def arm_of(method: str, config: MethodArmsConfig, name: str = "", more: Mapping[str, str] | None = None) -> Arm:
@@ -94,7 +101,7 @@ def arm_of(method: str, config: MethodArmsConfig, name: str = "", more: Mapping[
         options["policy"] = str(config.policy)
     if load(method).rewarded:
         options |= {name: str(getattr(config, name)) for name in ("episodes", "members", "normalise_on")}
-    spec = find(EXPERIMENT)
+    spec = _spec()
     settings = config_of(Arm(method, EXPERIMENT, options), spec.config_of(method))
     an_update = settings.work.updated * settings.work.passes * KEPT.get(method, 1.0) / settings.updates
     updates = max(1, round(config.learned_from / an_update))
@@ -108,7 +115,7 @@ def arm_of(method: str, config: MethodArmsConfig, name: str = "", more: Mapping[
 
 def methods_plan(arms: Sequence[Arm], config: MethodArmsConfig) -> Plan:
     """Add up the plans of all runs of `arms`."""
-    spec = find(EXPERIMENT)
+    spec = _spec()
     assert spec.plan is not None
     plans = {arm.name: spec.plan(config_of(arm, spec.config_of(arm.options["method"]))) for arm in arms}
     return added_up(plans, config, len(processors(config.workers)))
@@ -118,7 +125,7 @@ def spent(folder: Path) -> dict[str, float]:
     """Return what a finished run really cost: labels heard, tokens that updates learned from (every pass counted), tokens sampled, seconds."""
     record = read_run(folder)
     method = str(record.config["method"])
-    settings: Any = config_from_json(find(EXPERIMENT).config_of(method), record.config)
+    settings: Any = config_from_json(_spec().config_of(method), record.config)
     decisions = sum(float(row["decisions"]) for row in record.metrics if row["phase"] == method)
     cost = record.results["cost"]
     return {
