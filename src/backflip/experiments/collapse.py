@@ -2,6 +2,8 @@
 
 First where everything is exact: 20 equally good answers, of which the best policy under any KL penalty keeps all. Then on `reviews`, each
 method at several strengths of its leash, every arm a whole run. docs/collapse.md has the formulas and what was found.
+
+Shapes: K prompts, C answers.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.experiments import collapse_exact as small
 from backflip.experiments import experiment
-from backflip.experiments.arms import Arm, carry_out, planned_runs
-from backflip.experiments.collapse_texts import TEXT_MEASURES, Base, Sampling, base_of, measure_run
-from backflip.experiments.method_arms import EXPERIMENT, MethodArmsConfig, arm_of, methods_plan
+from backflip.experiments.arms import Arm, ArmsConfig, carry_out, planned_runs
+from backflip.experiments.collapse_texts import TEXT_MEASURES, Reference, Sampling, base_of, measure_run
+from backflip.experiments.method_arms import EXPERIMENT, MethodSettings, arm_of, methods_plan
 from backflip.experiments.methods import METHODS
 from backflip.loops.control import threads
 from backflip.measures.seeds import seed_difference
@@ -41,7 +43,7 @@ PREDICTED_LOOSE, PREDICTED_HELD = 0.3, 0.9
 
 
 @dataclass(frozen=True)
-class CollapseConfig(MethodArmsConfig):
+class CollapseConfig(ArmsConfig, MethodSettings):
     """Settings of the study of collapse."""
 
     level: Literal["exact", "reviews", "both"] = "both"
@@ -66,7 +68,8 @@ class CollapseConfig(MethodArmsConfig):
     """On reviews: openings between which it is measured how much the answer betrays."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        ArmsConfig.__post_init__(self)
+        MethodSettings.__post_init__(self)
         if not self.betas or min(self.betas) < 0 or self.tuned_beta not in self.betas or self.tuned_beta <= 0:
             raise ConfigError(
                 f"betas is {self.betas} and tuned_beta {self.tuned_beta}; expected 0 or more, and tuned_beta one of them, above 0"
@@ -174,7 +177,7 @@ def exact_verdict(rows: Sequence[Mapping[str, Any]], tuned: float, seeds: int) -
 def texts(config: CollapseConfig, run: Run) -> None:
     """Train, or take from `of`, policies of reviews; measure each and write them by arm, over seeds."""
     runs = _runs_in(config.of) if config.of is not None else _trained(config, run)
-    how, bases = Sampling(config.modes, config.answers_each, config.listened_to), dict[tuple[int, int], Base]()
+    how, bases = Sampling(config.modes, config.answers_each, config.listened_to), dict[tuple[int, int], Reference]()
     found: dict[str, list[dict[str, float]]] = {}
     with run.progress.phase("sample and measure", sum(map(len, runs.values()))) as bar:
         for arm, folders in runs.items():

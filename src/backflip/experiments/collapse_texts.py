@@ -3,7 +3,7 @@
 Modes are the first words that the base begins its answers with most often; prompt sensitivity is the mutual information between opening and
 the first tokens of the answer. No experiment. Left out: which runs (`collapse`).
 
-Shapes: K prompts, B answers, T decisions.
+Shapes: B answers, T decisions, M modes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ TEXT_MEASURES = (
 
 
 @dataclass(frozen=True)
-class Base:
-    """The policy that a run began with, sampled: what its variety was."""
+class Reference:
+    """The base that a run began with, sampled: what its variety was."""
 
     policy: LMPolicy
     world: TextWorld
@@ -69,7 +69,7 @@ class Sampling:
     """Openings between which prompt sensitivity is measured."""
 
 
-def base_of(folder: Path, how: Sampling) -> Base:
+def base_of(folder: Path, how: Sampling) -> Reference:
     """Sample and measure the base of a finished run, with draws that depend on the run's seed alone.
 
     Raises:
@@ -84,10 +84,12 @@ def base_of(folder: Path, how: Sampling) -> Base:
     kinds = commonest([word for text in said if (word := first_word(text))], how.modes)
     count_M = _counts(said, kinds)
     measures = _measures(policy, rows, said, count_M, count_M, how)
-    return Base(policy, world, said, kinds, count_M, measures | {"kl_nats_per_sequence": 0.0, "distinct2_ratio": 1.0})
+    return Reference(
+        policy, world, said, kinds, count_M, measures | {"kl_nats_per_sequence": 0.0, "distinct2_ratio": 1.0}
+    )
 
 
-def measure_run(folder: Path, base: Base, how: Sampling) -> dict[str, float]:
+def measure_run(folder: Path, base: Reference, how: Sampling) -> dict[str, float]:
     """Return the measures of a finished run's policy, by the names of TEXT_MEASURES, with the same draws as its base's.
 
     Raises:

@@ -3,6 +3,8 @@
 Each arm is a whole run of `reviews` with one method; along its way it is looked at on held-out openings. Methods are compared where their
 paths pass the same KL, seed by seed. Best-of-n, which has no token distribution, stands at its bound ln n - (n - 1) / n: an upper bound, so
 that it is never shown too far to the left. Nobody trains on gold. docs/frontier.md has what was found.
+
+Shapes: K seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
-from backflip.experiments.arms import Arm, carry_out, folder_of, values
+from backflip.experiments.arms import Arm, ArmsConfig, carry_out, folder_of, values
 from backflip.experiments.frontier_parts import (
     Path,
     best_of_n_path,
@@ -22,7 +24,7 @@ from backflip.experiments.frontier_parts import (
     path_of,
     verdict,
 )
-from backflip.experiments.method_arms import MethodArmsConfig, arm_of, methods_plan, spent
+from backflip.experiments.method_arms import MethodSettings, arm_of, methods_plan, spent
 from backflip.experiments.methods import load
 from backflip.measures.stats import mean_interval, share_interval
 from backflip.plan import Plan
@@ -36,14 +38,15 @@ ENDS = ("gold_win_rate", "gold", "kl_nats_per_sequence", "distinct2_ratio", "len
 
 
 @dataclass(frozen=True)
-class FrontierConfig(MethodArmsConfig):
+class FrontierConfig(ArmsConfig, MethodSettings):
     """Settings of the frontier."""
 
     matched_nats: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """KLs from the base at which methods are compared, nats an answer."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        ArmsConfig.__post_init__(self)
+        MethodSettings.__post_init__(self)
         if not self.matched_nats or not all(0 < nats < float("inf") for nats in self.matched_nats):
             raise ConfigError(f"matched_nats is {self.matched_nats}; expected one or more finite numbers above 0")
 

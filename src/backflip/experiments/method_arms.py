@@ -32,8 +32,8 @@ OWN = {"feedme": {"feedme.sft.epochs": "4"}}
 
 
 @dataclass(frozen=True)
-class MethodArmsConfig(ArmsConfig):
-    """Settings of every comparison of methods."""
+class MethodSettings:
+    """Settings of every comparison of methods, beside those of its arms."""
 
     methods: tuple[str, ...] = tuple(METHODS)
     """Methods that are compared; the first is the one that others are held against."""
@@ -59,7 +59,6 @@ class MethodArmsConfig(ArmsConfig):
     """Held-out openings of every look and of the end; 0: all."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.methods:
             raise ConfigError(f"methods is empty; expected some of {', '.join(METHODS)}")
         for name in self.methods:
@@ -81,7 +80,7 @@ def _spec() -> Experiment:
     return find(EXPERIMENT)
 
 
-def arm_of(method: str, config: MethodArmsConfig, name: str = "", more: Mapping[str, str] | None = None) -> Arm:
+def arm_of(method: str, config: MethodSettings, name: str = "", more: Mapping[str, str] | None = None) -> Arm:
     """Return the arm of a method, called after it unless `name` is given; `more` are options that this arm alone has.
 
     Raises:
@@ -113,7 +112,7 @@ def arm_of(method: str, config: MethodArmsConfig, name: str = "", more: Mapping[
     )
 
 
-def methods_plan(arms: Sequence[Arm], config: MethodArmsConfig) -> Plan:
+def methods_plan(arms: Sequence[Arm], config: ArmsConfig) -> Plan:
     """Add up the plans of all runs of `arms`."""
     spec = _spec()
     assert spec.plan is not None
