@@ -9,7 +9,7 @@ Shapes: K prompts, C answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,12 +138,12 @@ def exact(config: CollapseConfig, run: Run) -> None:
                 given, logp_KC = small.trained(method, beta, config.exact_updates, config.exact_rows, seed)
                 found.append(small.describe(given, logp_KC))
                 bar.advance(1, last=method)
-            rows.append({"method": method, "beta": beta, **_over_seeds(found)})
-    for beta in (None, *config.betas):
+            rows.append({"method": method, "beta": beta, **_over_seeds(found, small.MODES)})
+    for beta in config.betas:
         found = [small.best(small.problem(seed), beta) for seed in seeds]
-        rows.append({"method": "best", "beta": beta, **_over_seeds(found)})
+        rows.append({"method": "best", "beta": beta, **_over_seeds(found, small.MODES)})
     found = [small.describe(given, given.base_KC) for given in map(small.problem, seeds)]
-    rows.append({"method": "base", "beta": None, **_over_seeds(found)})
+    rows.append({"method": "base", "beta": None, **_over_seeds(found, small.MODES)})
     run.result("collapse_exact", {"modes": small.MODES, "seeds": list(seeds), "rows": rows})
     for row in rows:
         if row["method"] in small.HELD and row["beta"] in (0.0, config.tuned_beta):
@@ -189,7 +189,7 @@ def texts(config: CollapseConfig, run: Run) -> None:
                 found.setdefault(arm, []).append(measure_run(folder, bases[key], how))
                 bar.advance(1, last=arm)
     by_arm = {"base": [base.measures for base in bases.values()], **found}
-    rows = {arm: _over_seeds(each) for arm, each in by_arm.items()}
+    rows = {arm: _over_seeds(each, config.modes) for arm, each in by_arm.items()}
     run.result(
         "collapse",
         {
@@ -248,8 +248,10 @@ def _by_arm(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
-    return {
+def _over_seeds(found: Sequence[Mapping[str, float]], modes: int) -> dict[str, Estimate]:
+    rows = {
         name: (share_interval if name.endswith("_share") else mean_interval)([one[name] for one in found])
         for name in found[0]
     }
+    cover = rows["modes_covered"]  # nobody covers more than there are, whatever Student's interval says
+    return rows | {"modes_covered": replace(cover, low=max(0.0, cover.low), high=min(float(modes), cover.high))}

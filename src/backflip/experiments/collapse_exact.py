@@ -131,10 +131,10 @@ def describe(given: Problem, logp_KC: Tensor) -> dict[str, float]:
     }
 
 
-def best(given: Problem, beta: float | None) -> dict[str, float]:
-    """Return the measures of the policy that is best at this weight of the KL; None: of the base among good answers alone.
+def best(given: Problem, beta: float) -> dict[str, float]:
+    """Return the measures of the policy that is best at this weight of the KL.
 
-    At a weight of 0 every policy on the modes is equally good; the limit from above is shown, which is that same conditional.
+    At a weight of 0 every policy on the modes is equally good; the limit from above is shown, which is the base among good answers alone.
     """
     if beta:
         return describe(given, optimum(given.base_KC, given.score_KC, beta)[0])

@@ -61,15 +61,18 @@ def _exact(found: Mapping[str, Any]) -> tuple[list[Lines | Dots], Table]:
             ("prompt_information_nats", "0: every prompt is answered alike."),
         )
     ]
-    return [*figures], _table(
-        EXACT, named, f"{modes} equally good answers of 85; exact measures, mean over {seeds} seeds."
-    )
+    caption = f"{modes} equally good answers of 85; exact measures, mean over {seeds} seeds."
+    return [*figures], _table(EXACT, named, caption, folded="Every measure of the exact world")
 
 
 def _texts(found: Mapping[str, Any]) -> tuple[list[Lines | Dots], Table]:
     rows: Sequence[Mapping[str, Any]] = found["rows"]
     named = [(name_of(row["arm"]), row) for row in rows]
-    points = [(label, value_of(row["kl_nats_per_sequence"]), value_of(row["modes_covered"])) for label, row in named]
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    points = [
+        (label, _kind(row), value_of(row["kl_nats_per_sequence"]), value_of(row["modes_covered"]))
+        for label, row in named
+    ]
     against_kl = Lines(
         "collapse-modes-kl",
         "Modes covered against KL",
@@ -77,8 +80,8 @@ def _texts(found: Mapping[str, Any]) -> tuple[list[Lines | Dots], Table]:
         Axis("KL from the unprompted base, nats an answer", "nats", low=0.0, root_choice=True),
         Axis("Modes covered"),
         tuple(
-            Series(label, f"run{place % 8}", (kl.value,), (modes.value,), (modes.low,), (modes.high,), (f"n = {modes.n} seeds",), "points", True)
-            for place, (label, kl, modes) in enumerate(points)
+            Series(label, f"run{kinds.index(kind) % 8}", (kl.value,), (modes.value,), (modes.low,), (modes.high,), (f"n = {modes.n} seeds",), "points", True)
+            for label, kind, kl, modes in points
         ),
         nearest="point",
     )  # fmt: skip
@@ -86,11 +89,19 @@ def _texts(found: Mapping[str, Any]) -> tuple[list[Lines | Dots], Table]:
     return [against_kl, entropy], _table(TEXTS, named, "On held-out openings of reviews; mean over seeds.")
 
 
+def _kind(row: Mapping[str, Any]) -> str:
+    """Return the method of a row, whose colour all strengths of its leash share."""
+    return str(row.get("method", row.get("arm"))).partition("_leash_")[0]
+
+
 def _dots(name: str, title: str, caption: str, measure: str, named: Sequence[tuple[str, Mapping[str, Any]]]) -> Dots:
-    rows = tuple(dot(label, f"run{place % 8}", value_of(row[measure])) for place, (label, row) in enumerate(named))
+    kinds = list(dict.fromkeys(_kind(row) for _, row in named))
+    rows = tuple(dot(label, f"run{kinds.index(_kind(row)) % 8}", value_of(row[measure])) for label, row in named)
     return Dots(name, title, caption, Axis(wording(measure).label, wording(measure).unit), rows)
 
 
-def _table(measures: Sequence[str], named: Sequence[tuple[str, Mapping[str, Any]]], caption: str) -> Table:
+def _table(
+    measures: Sequence[str], named: Sequence[tuple[str, Mapping[str, Any]]], caption: str, folded: str = ""
+) -> Table:
     rows = tuple((Cell(label), *(cell(estimate(row.get(name)), name) for name in measures)) for label, row in named)
-    return Table(("", *(wording(name).label for name in measures)), rows, caption, wide=True)
+    return Table(("", *(wording(name).label for name in measures)), rows, caption, wide=True, folded=folded)

@@ -61,7 +61,8 @@ def _frontier(found: Mapping[str, Any]) -> Section:
         tables=(
             Table(("", *(wording(name).label for name in ENDS)), rows, "Where each method ended; mean over seeds.", wide=True),
             _compared(compared, against),
-            Table(("", *(wording(name).label for name in BUDGET)), spent, "What a run of each heard, learned from and sampled; mean over seeds.", wide=True),
+            Table(("", *(wording("seconds_in_all" if name == "seconds" else name).label for name in BUDGET)), spent, "Mean over seeds.", wide=True,
+                  folded="What a run of each method heard, learned from and sampled"),
         ),
     )  # fmt: skip
 
