@@ -28,12 +28,13 @@ def exact_prompt_information(logp_KC: ArrayLike) -> float:
         DataError: the probabilities of a prompt do not sum to 1.
     """
     logp_KC = np.atleast_2d(np.asarray(logp_KC, dtype=np.float64))
-    total_K = np.exp(logsumexp(logp_KC, axis=1))
+    total_K = np.exp(np.asarray(logsumexp(logp_KC, axis=1)))
     if not (np.abs(total_K - 1) < 1e-4).all():
         raise DataError(f"the probabilities of prompt {int(np.abs(total_K - 1).argmax())} do not sum to 1")
     p_KC = np.exp(logp_KC)
     with np.errstate(invalid="ignore"):
-        lead_KC = np.where(p_KC > 0, logp_KC - (logsumexp(logp_KC, axis=0) - math.log(len(logp_KC))), 0.0)
+        mixed_C = np.asarray(logsumexp(logp_KC, axis=0)) - math.log(len(logp_KC))
+        lead_KC = np.where(p_KC > 0, logp_KC - mixed_C, 0.0)
     return max(0.0, float((p_KC * lead_KC).sum(1).mean()))
 
 
@@ -57,4 +58,4 @@ def prompt_information(logp_BK: ArrayLike, asked_B: ArrayLike) -> Estimate:
     own_B = logp_BK[np.arange(len(asked_B)), asked_B]
     if not np.isfinite(own_B).all():
         raise DataError("an answer is impossible under the prompt that it was sampled for; expected its own policy's")
-    return mean_interval(own_B - logsumexp(logp_BK, axis=1) + math.log(prompts), asked_B)
+    return mean_interval(own_B - np.asarray(logsumexp(logp_BK, axis=1)) + math.log(prompts), asked_B)
