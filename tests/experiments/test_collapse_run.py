@@ -19,7 +19,7 @@ from backflip.errors import DataError
 from backflip.experiments import collapse_exact as small
 from backflip.experiments.collapse import CollapseConfig, arms_of, exact_verdict, text_verdict
 from backflip.experiments.collapse_texts import Sampling, base_of, first_word, measure_run
-from backflip.experiments.methods import METHODS
+from backflip.experiments.method_arms import COMPARED
 from backflip.loops.conditional import level_tokens
 from backflip.policies.asked import CARD, AskedLM, load_asked
 from backflip.policies.lm import LMPolicy, load_policy
@@ -51,7 +51,7 @@ def test_the_best_policy_keeps_all_modes_at_every_weight_and_the_base_has_them()
     assert found["score"] - 0.2 * found["kl_nats"] == pytest.approx(float(worth.mean()), abs=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMPARED)
 def test_every_method_moves_from_the_base_towards_the_good_answers(method: str) -> None:
     beta = None if method in small.FREE else 0.2
     given, logp_KC = small.trained(method, beta, 25, 64, 0)

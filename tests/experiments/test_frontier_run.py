@@ -17,7 +17,7 @@ from backflip.experiments.frontier import FrontierConfig, arms_of
 from backflip.experiments.frontier import plan as frontier_plan
 from backflip.experiments.frontier_parts import Path as Way
 from backflip.experiments.frontier_parts import best_of_n_path, compare_at_equal_kl, mean_path, path_of, verdict
-from backflip.experiments.method_arms import KEPT
+from backflip.experiments.method_arms import COMPARED, KEPT
 from backflip.experiments.methods import METHODS
 from backflip.report.evidence import gather
 from backflip.report.frontier import frontier_section
@@ -190,4 +190,9 @@ def test_bad_settings_are_one_line(failure: Failure) -> None:
         (("--held-out", "1"), "held_out 1"),
     ):
         assert said in failure("run", "frontier", *words)
-    assert set(METHODS) == set(FrontierConfig().methods)
+    assert set(COMPARED) <= set(METHODS)
+
+
+def test_a_method_whose_updates_cannot_be_counted_is_refused(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "another", METHODS["sft"])
+    assert "none of the methods whose update tokens" in failure("run", "frontier", "--methods", "another")

@@ -18,13 +18,15 @@ from backflip.errors import ConfigError
 from backflip.experiments import Experiment, find
 from backflip.experiments.arms import Arm, ArmsConfig, processors
 from backflip.experiments.arms_plan import added_up, config_of
-from backflip.experiments.methods import METHODS, load
+from backflip.experiments.methods import load
 from backflip.plan import Plan
 from backflip.run_config import config_from_json
 from backflip.run_record import read_run
 from backflip.worlds import reviews
 
 EXPERIMENT = "reviews"
+COMPARED = ("ppo", "reinforce", "rloo", "grpo", "dpo", "feedme", "conditional", "sft")
+"""Methods of which it is known how many answers an update learns from."""
 KEPT = {"feedme": 0.25}
 """Share of the sampled answers that a method learns from, where it is not all."""
 OWN = {"feedme": {"feedme.sft.epochs": "4"}}
@@ -35,7 +37,7 @@ OWN = {"feedme": {"feedme.sft.epochs": "4"}}
 class MethodSettings:
     """Settings of every comparison of methods, beside those of its arms."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = COMPARED
     """Methods that are compared; the first is the one that others are held against."""
     policy: Path | None = None
     """Causal language model to start from; none: the base that ships."""
@@ -60,9 +62,13 @@ class MethodSettings:
 
     def __post_init__(self) -> None:
         if not self.methods:
-            raise ConfigError(f"methods is empty; expected some of {', '.join(METHODS)}")
+            raise ConfigError(f"methods is empty; expected some of {', '.join(COMPARED)}")
         for name in self.methods:
             load(name)
+            if name not in COMPARED:
+                raise ConfigError(
+                    f'"{name}" is none of the methods whose update tokens can be made equal; expected some of {", ".join(COMPARED)}'
+                )
         if len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods names one twice: {' '.join(self.methods)}; give each once")
         if min(self.learned_from, self.looks, self.members, self.best_of, self.max_new_tokens) < 1:
