@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,24 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_chat_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("chat"), TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def arms_here() -> Iterator[None]:
+    """Do the runs of arms in this process: what a process of its own costs is paid for in `test_arms`."""
+    from backflip.cli import main
+    from backflip.experiments import arms
+    from backflip.experiments.arms import Planned
+
+    def go_through(planned: list[Planned], *_: object) -> list[Planned]:
+        for one in planned:
+            argv = [one.arm.experiment, "--folder", str(one.folder), "--quiet", "--seed", str(one.seed)]
+            assert main(["run", *argv, *one.arm.words()]) == 0
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arms, "go_through", go_through)
+        yield
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ Shapes: K openings, N answers an opening.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from backflip.data import Query
+from backflip.data import Item, Query
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.methods import load
@@ -53,9 +54,6 @@ from backflip.worlds.text import TextWorld, answer, pad_left
 if TYPE_CHECKING:
     from backflip.run import Run
 
-LOOKED_AT = 128
-"""Held-out openings of a look while training."""
-
 
 @dataclass(frozen=True)
 class ReviewsTask:
@@ -78,10 +76,18 @@ class ReviewsTask:
     """How often a stochastic teacher agrees with the gold judge's own choice."""
     best_of: int = 16
     """n of best-of-n, which is measured wherever a reward is learned."""
+    look_at: int = 128
+    """Held-out openings of a look while training."""
+    held_out: int = 0
+    """Held-out openings on which everything is measured; 0: all."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:
             raise ConfigError(f"best_of is {self.best_of}, expected 1 or more")
+        if self.look_at < 1 or self.held_out < 0 or self.held_out == 1:
+            raise ConfigError(
+                f"look_at is {self.look_at} and held_out {self.held_out}; expected 1 or more, and 2 or more or 0 for all"
+            )
         if not 0.5 < self.agreement < 1:
             raise ConfigError(
                 f"agreement is {self.agreement}, expected above 0.5 (a coin) and below 1 (teacher=oracle)"
@@ -124,7 +130,7 @@ def plan(config: ReviewsConfig) -> Plan:
         config,
         str(config.policy or reviews.assets() / "base"),
         judgements=config.questions,
-        measured=len(reviews.read_openings("test")) * (config.best_of + OPPONENTS + 1) + looks * 2 * LOOKED_AT,
+        measured=len(openings_of(config)) * (config.best_of + OPPONENTS + 1) + (looks + 1) * config.look_at,
         prompt_tokens=8,
         seconds_per_judgement=0.0 if config.overseer == "synthetic" else SECONDS_BY_A_PERSON,
     )
@@ -136,7 +142,7 @@ def main(config: ReviewsTask, run: Run) -> None:
     policy = load_policy(config.policy or reviews.assets() / "base", config.sampling, value_head=True)
     gold = load_gold(reviews.assets() / "gold.safetensors")
     world = TextWorld(reviews.read_openings("train"), policy.tokenizer, group_size=2, seed=config.seed)
-    held_out = TextWorld(reviews.read_openings("test"), policy.tokenizer)
+    held_out = TextWorld(openings_of(config), policy.tokenizer)
     base = policy.reference()
     if run.load_state() is None:
         run.checkpoint("base", 0, base.save)
@@ -147,7 +153,7 @@ def main(config: ReviewsTask, run: Run) -> None:
         overseer=overseer,
         start_reward=lambda rng: SequenceRewardModel.from_causal_lm(base.module.plain, rng),
         question=QUESTION,
-        check=Look(held_out, gold, base, config.seed),
+        check=Look(held_out, gold, base, config.seed, config.look_at),
     )
     method = load(config.method)
     trained = method.train(parts, config, run)
@@ -161,6 +167,11 @@ def main(config: ReviewsTask, run: Run) -> None:
     print_result(rows, judged, found, trained, run)
 
 
+def openings_of(config: ReviewsTask) -> list[str]:
+    """Return the held-out openings on which a run is measured."""
+    return reviews.read_openings("test")[: config.held_out or None]
+
+
 @dataclass(frozen=True)
 class Look:
     """What is looked at while training: a few held-out openings, the same answers of the base each time."""
@@ -169,12 +180,18 @@ class Look:
     gold: Gold
     base: LMPolicy
     seed: int
+    openings: int
+
+    @cached_property
+    def base_items(self) -> list[Item]:
+        """The base's answers, sampled at the first look."""
+        rng = stream(self.seed, "look at the base")
+        return self.world.show(held_out_answers(self.world, self.base, 1, rng, self.openings))
 
     def __call__(self, policy: Policy, reward: RewardModel | None) -> dict[str, float]:
         """Return the gold win rate against the base, proxy (where there is one), exact KL, diversity and length."""
-        rows = held_out_answers(self.world, policy, 1, stream(self.seed, "look"), LOOKED_AT)
-        theirs = held_out_answers(self.world, self.base, 1, stream(self.seed, "look at the base"), LOOKED_AT)
-        items, base_items = self.world.show(rows), self.world.show(theirs)
+        rows = held_out_answers(self.world, policy, 1, stream(self.seed, "look"), self.openings)
+        items, base_items = self.world.show(rows), self.base_items
         gold_K = gold_scores(self.gold, items)
         return {
             "gold_win_rate": float(wins(gold_K, gold_scores(self.gold, base_items)).mean()),

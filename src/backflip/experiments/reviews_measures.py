@@ -79,6 +79,8 @@ def write_table(
         f"{name}_gold_win_rate": rows[-1]["gold_win_rate"],
         **({"bon_gold_win_rate": best.row["gold_win_rate"]} if best else {}),
         "base_gold_win_rate": rows[0]["gold_win_rate"],
+        f"{name}_gold": mean_interval(found.gold_K),
+        "base_gold": mean_interval(found.opponents_KN.mean(1)),
         f"{name}_kl_nats_per_sequence": kl,
         f"{name}_distinct2_ratio": distinct_ratio(our_texts, base_texts),
         f"{name}_entropy_nats": rows[-1]["entropy_nats"],

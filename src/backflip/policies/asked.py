@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from backflip.data import Episodes
-from backflip.errors import ConfigError
+from backflip.errors import ConfigError, DataError
 from backflip.optimise.conditional import Asked, TokenInFront, told
-from backflip.policies.lm import LMPolicy
+from backflip.policies.lm import LMPolicy, load_policy
 
 CARD = "asked.json"
 
@@ -53,3 +53,19 @@ class AskedLM(Asked):
         """Write the model, and beside it the tokens of the levels and the level that it is asked for."""
         self.lm.save(path)
         (path / CARD).write_text(json.dumps({**asdict(self.token), "level": self.level}, indent=2), encoding="utf-8")
+
+
+def load_asked(path: Path) -> LMPolicy | AskedLM:
+    """Load a saved policy as it is meant to be used: asked for its level, where it was trained to be asked.
+
+    Raises:
+        DataError: a missing or broken checkpoint, or a card that says no tokens and level.
+    """
+    policy = load_policy(path)
+    if not (path / CARD).is_file():
+        return policy
+    try:
+        card = json.loads((path / CARD).read_text(encoding="utf-8"))
+        return AskedLM(policy, TokenInFront(tuple(map(int, card["tokens"])), int(card["after"])), int(card["level"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path / CARD} is damaged ({error!r}); expected tokens, after and level") from error

@@ -16,9 +16,11 @@ from backflip.experiments import listing
 from backflip.report import figures as draw
 from backflip.report import goodhart
 from backflip.report.arms import PAGE, arms_section, runs_within
+from backflip.report.collapse import collapse_section
 from backflip.report.compare import comparison
 from backflip.report.curves import read_lines
 from backflip.report.evidence import Evidence, estimate, gather, number
+from backflip.report.frontier import frontier_section
 from backflip.report.head_to_head import RESULT, head_to_head_page
 from backflip.report.headline import findings, outcome, status_sentence, verdict
 from backflip.report.marks import Axis, Dot, Dots, Lines
@@ -64,6 +66,7 @@ def run_page(evidence: Evidence, within: Sequence[Evidence] = ()) -> Page:
     reasons, faults = findings(evidence), list(evidence.faults)
     own = read_lines(evidence.record.results.get("lines"), faults)
     laws = goodhart.goodhart_section(evidence.record.results, faults)
+    methods = (frontier_section(evidence.record.results, faults), collapse_section(evidence.record.results, faults))
     warnings = [sentence] if (sentence := status_sentence(evidence)) else []
     warnings += [
         f"Phase {phase!r} logged {rows:,} rows; curves show an even share of them, extremes kept."
@@ -73,7 +76,8 @@ def run_page(evidence: Evidence, within: Sequence[Evidence] = ()) -> Page:
     about = listing().get(evidence.record.experiment, "")
     asked = evidence.cost.get("comparisons")
     budget = f"It was given {show(asked, 'count')} comparisons." if isinstance(asked, int | float) else ""
-    sections = tuple(section for section in _sections(evidence, own, laws, within) if section is not None)
+    parts = (*methods, *_sections(evidence, own, laws, within))
+    sections = tuple(section for section in parts if section is not None)
     data = {"explorer": explorer_data([(evidence.name, evidence)])}
     data["samples"] = sample_data(evidence.samples, evidence.samples_total, policy_names(evidence))
     status = evidence.record.status

@@ -138,6 +138,14 @@ METRICS = {
         "Reward model: agreement with its own judges on answers kept from the fit", "share"
     ),
     "reward_model_ceiling": Wording("Ceiling of that agreement", "share"),
+    "ppo_gold": Wording("PPO: gold score"),
+    "base_gold": Wording("Base: gold score"),
+    "modes_covered": Wording("Modes covered", meaning="Of several equally good things, those that are still said."),
+    "prompt_information_nats": Wording(
+        "Prompt information", "nats", "How much the answer tells of its prompt; 0 where every prompt is answered alike."
+    ),
+    "tokens_trained": Wording("Tokens learned from", "count", "Every pass counted."),
+    "kl_nats": Wording("KL from base", "nats"),
     "base_gold_win_rate": Wording("Base: gold win rate against itself", "share"),
     "ppo_length_ratio": Wording("PPO: answer length, relative to base", "share"),
     "ppo_proxy": Wording("PPO: proxy reward"),
