@@ -118,6 +118,36 @@ def test_a_reward_that_no_method_would_use_is_refused(
     assert "--method dpo learns from pairs and has no reward" in failure(*argv, *more)
 
 
+def test_a_plain_function_is_the_preference_of_nash_md(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, failure: Failure
+) -> None:
+    """Nobody is asked and nothing is fitted; it also judges in the end. What it says wrong, and who cannot take one, is one line."""
+    small = ["--method", "nash_md", "--members", "1", "--episodes", "8"]
+    found = carry_out(tmp_path / "run", tiny_policy, prompts, "--preference", f"{judges}:wordy", *small)
+    assert found.status == "done" and found.results["cost"]["comparisons"] == 0
+    assert not any(row["phase"] in ("ask", "preference") for row in found.metrics)
+    estimates = found.summary["estimates"]
+    assert {"nash_md_win_rate_by_preference", "win_rate_by_overseer", "nash_md_kl_nats_per_sequence"} <= set(estimates)
+    argv = ["run", "text", "--policy", tiny_policy, "--prompts", prompts, *SMALL, "--folder", tmp_path / "broken"]
+    said = failure(*argv, *small, "--preference", f"{judges}:broken")
+    assert "the preference --preference failed on duel 0" in said and "no such film" in said
+    argv[-1] = tmp_path / "other"
+    assert "takes no preference" in failure(*argv, "--method", "dpo", "--preference", f"{judges}:wordy")
+    argv[-1] = tmp_path / "both"
+    said = failure(*argv, *small, "--preference", f"{judges}:wordy", "--reward", f"{judges}:goods")
+    assert "give one of them" in said
+
+
+def test_nash_md_learns_its_preference_from_an_overseer(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path
+) -> None:
+    more = ["--method", "nash_md", "--members", "1", "--episodes", "8", "--fit.batch", "8"]
+    found = carry_out(tmp_path / "run", tiny_policy, prompts, "--overseer", f"{judges}:wordy", *more)
+    assert {"ask", "preference", "nash_md"} <= {row["phase"] for row in found.metrics}
+    assert {"preference_model_accuracy", "nash_md_win_rate_by_preference"} <= set(found.summary["estimates"])
+    assert (found.path / "checkpoints" / "preference_model-0" / "member-0").is_dir()
+
+
 @pytest.mark.parametrize("method", ["grpo", "conditional", "dpo"])
 def test_a_plain_function_is_the_reward_of_any_method(
     tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, method: str, failure: Failure

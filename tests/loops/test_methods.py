@@ -48,6 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "feedme": {"lr": 5e-3, **REWARDED},
     "conditional": {"lr": 1e-2, "updates": 16, **REWARDED},
     "sft": {"lr": 1e-2, "answers": 24, "updates": 12},
+    "nash_md": {"lr": 5e-3, **{name: REWARDED[name] for name in ("members", "fit", "episodes", "scores")}},
 }
 """What each method is told here beside what all are told."""
 Judge = Callable[[str, str, str], float | None]

@@ -26,6 +26,7 @@ METHODS = {
     "feedme": "backflip.loops.feedme",
     "conditional": "backflip.loops.conditional",
     "sft": "backflip.loops.sft",
+    "nash_md": "backflip.loops.nash_md",
 }
 """Name -> the module whose `METHOD` it is."""
 

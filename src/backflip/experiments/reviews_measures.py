@@ -140,7 +140,7 @@ def write_reward_model(
     """
     human = gold_judge(run)
     if found.proxy is None:
-        return human
+        return write_preference(found, trained, config, run) | human
     n, proxy = found.candidates, found.proxy
     items = [item for row in found.base_items for item in row[n : n + 2]]
     questions = pair_up(items, QUESTION, stream(config.seed, "held-out pairs"))
@@ -194,6 +194,23 @@ def write_reward_model(
         "bag of words, on the gold judge's own choice": against["bag_of_words_agreement_with_gold"],
         "by how much the reward model is right more often": against["reward_model_lead"],
         **human,
+    }
+
+
+def write_preference(found: Answers, trained: Trained, config: ReviewsTask, run: Run) -> dict[str, Estimate]:
+    """Measure the preference, where one was learned, on pairs of the base's answers, and the policy by it; return what is worth printing."""
+    if trained.preference is None:
+        return {}
+    n, count = found.candidates, len(found.items)
+    at_K = np.arange(count) * (n + OPPONENTS) + n  # the first two answers that nobody chooses from
+    prob_K = trained.preference(found.base_rows.select(at_K.tolist()), found.base_rows.select((at_K + 1).tolist()))
+    right = accuracy(prob_K.numpy() - 0.5, wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1]))
+    won = share_interval(trained.preference(found.rows, found.base_rows.select(at_K.tolist())).numpy())
+    run.estimate("preference_model_agreement_with_gold", right)
+    run.estimate(f"{config.method}_win_rate_by_preference", won)
+    return {
+        "preference model, on the gold judge's own choice": right,
+        "policy preferred to the base by it": won,
     }
 
 

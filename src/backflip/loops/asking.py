@@ -82,7 +82,7 @@ def close(
 ) -> Trained:
     """Write down what was asked and what taught the policy, and return what came of it."""
     at = now.at
-    if reward is None and told.answers:  # taught by the judgements themselves, by way of no reward model
+    if not at.rewards and told.answers:  # taught by the judgements themselves, by way of no reward model
         at.rewards = [Lineage(run.store).add_reward(run.id, "judgements", told.taught, time.time())]
     Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
     run.store.expire(at.asked)  # what is still open would teach nothing any more
