@@ -13,6 +13,7 @@ import numpy as np
 
 from backflip.loops.answers import what_weighting_changed, write_weighting
 from backflip.loops.asking import Told, ask
+from backflip.loops.choosing import Asking
 from backflip.loops.parts import Parts, Training, save, stream
 from backflip.memory import give_back
 from backflip.rewards.combine import WeightedRewards
@@ -39,7 +40,7 @@ def hear_and_fit(
     if now.at.fitted:
         reward = reread_reward(config, now, run)
     else:
-        told = ask(parts, told, config, now, run)
+        told = ask(parts, told, config, now, run, asking_of(config, now, run))
         reward = learn_reward(parts, told, config, now, run)
         now.at.fitted = True
         save(now, parts, run)
@@ -63,6 +64,14 @@ def learn_reward(parts: Parts, told: Told, config: RewardSettings, now: Training
     made = Lineage(run.store).add_reward(run.id, f"reward_model-{number}", told.taught, time.time())
     at.rewards = [*at.rewards, made]
     return reward
+
+
+def asking_of(config: RewardSettings, now: Training, run: Run) -> Asking | None:
+    """Return how this round's pairs are chosen by the models of the round before; None where they are random."""
+    if config.queries == "random" or now.at.round == 0:
+        return None
+    before = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{now.at.round - 1}")
+    return Asking(config.queries, config.candidates, before.models)
 
 
 def reread_reward(config: RewardSettings, now: Training, run: Run) -> RewardEnsemble:

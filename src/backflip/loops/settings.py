@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from backflip.errors import ConfigError
+from backflip.loops.choosing import check_queries
 from backflip.loops.stop import StopRules
 from backflip.optimise.scores import ScoreRules
 from backflip.plan import MethodWork
 from backflip.rewards.ensemble import EnsembleRule, Mean, check_rule
 from backflip.rewards.fit import FitConfig
+from backflip.rewards.queries import Choice
 
 if TYPE_CHECKING:
     from backflip.loops.ppo import PPOLoopConfig
@@ -93,6 +95,10 @@ class RewardLearningConfig:
     save_every: int = 10
     """Updates between saved states."""
 
+    queries: Choice = "random"
+    """Which pairs are asked about after the first round: random, those on which the reward models of the round before disagree, or mixed."""
+    candidates: int = 4
+    """Pairs drawn for each that is asked about, where they are not random."""
     members: int = 3
     """Reward models in the ensemble."""
     fit: FitConfig = field(
@@ -112,6 +118,7 @@ class RewardLearningConfig:
         check_learning(self)
         one_or_more(self, ("members", "episodes"))
         check_rule(self.ensemble, self.members)
+        check_queries(self.queries, self.candidates, self.rounds, self.members)
         if self.normalise_on < 2:
             raise ConfigError(f"normalise_on is {self.normalise_on}, expected 2 or more answers: one has no spread")
 
