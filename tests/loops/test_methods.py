@@ -18,10 +18,13 @@ from backflip.data import Item
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.methods import METHODS, load
 from backflip.loops import asking, improving
+from backflip.loops.choosing import Asking, choose
 from backflip.loops.dealing import deal
 from backflip.loops.parts import Parts, Trained
+from backflip.measures.kl import kl_columns
 from backflip.optimise.scores import ScoreRules
 from backflip.overseers.function import FunctionOverseer
+from backflip.policies.best_of import BestOfN, load_used
 from backflip.policies.lm import LMConfig, LMPolicy
 from backflip.progress import Progress
 from backflip.protocols import Policy, RewardModel
@@ -30,7 +33,7 @@ from backflip.rewards.comparisons import Comparison
 from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
 from backflip.run import Run
-from backflip.worlds.text import TextWorld
+from backflip.worlds.text import TextWorld, answer, pad_left
 
 WORDS = "<pad> <s> </s> the film was good bad long dull bright . and very".split()
 PROMPTS = [f"the film was {word}" for word in WORDS[6:]]
@@ -49,13 +52,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "conditional": {"lr": 1e-2, "updates": 16, **REWARDED},
     "sft": {"lr": 1e-2, "answers": 24, "updates": 12},
     "nash_md": {"lr": 5e-3, **{name: REWARDED[name] for name in ("members", "fit", "episodes", "scores")}},
+    "best_of_n": {"best_of": 8, **{name: REWARDED[name] for name in ("members", "fit", "normalise_on")}},
 }
 """What each method is told here beside what all are told."""
+UPDATED = [name for name in SMALL if name != "best_of_n"]
+"""Those that train the policy."""
 Judge = Callable[[str, str, str], float | None]
 
 
 def config_of(method: str, **more: Any) -> Any:
-    told: dict[str, Any] = {"comparisons": 64, "updates": 8, "save_every": 1, "check_every": 4}
+    told: dict[str, Any] = {"comparisons": 64}
+    if method in UPDATED:
+        told |= {"updates": 8, "save_every": 1, "check_every": 4}
     return load(method).config(**(told | SMALL[method] | more))
 
 
@@ -144,7 +152,7 @@ def test_every_method_is_tried_here() -> None:
     assert set(SMALL) == set(METHODS)
 
 
-@pytest.mark.parametrize("method", [name for name in SMALL if name != "ppo"])
+@pytest.mark.parametrize("method", [name for name in UPDATED if name != "ppo"])
 def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     config = config_of(method, rounds=2, comparisons=32, updates=4)
     train = load(method).train
@@ -182,13 +190,13 @@ LEARNS_A_REWARD = [name for name in SMALL if "members" in SMALL[name]]
 @pytest.mark.parametrize("method", LEARNS_A_REWARD)
 def test_a_plain_function_is_a_reward(tmp_path: Path, method: str) -> None:
     """Nobody is asked, nothing is fitted; an exception in it stops the run with its row."""
-    config = config_of(method, updates=6)
+    config = config_of(method, **({"updates": 6} if method in UPDATED else {}))
     with new_run(tmp_path / "run", config) as run:
         parts = parts_of(run, lambda prompt, a, b: pytest.fail("nobody is to be asked"))
         given = FunctionReward(goodness, parts.world, "goodness")
         trained = load(method).train(parts_of(run, given=given), config, run)
         assert trained.counts["judgements"] == 0 == run.store.counts()["queries"]
-        assert {row["phase"] for row in lines(run)} == {method, "check"}
+        assert {row["phase"] for row in lines(run)} == ({method, "check"} if method in UPDATED else set())
         assert worth(trained.policy) > worth(tiny_policy()) + 0.2
 
     def fails(prompt: str, text: str) -> float:
@@ -197,7 +205,7 @@ def test_a_plain_function_is_a_reward(tmp_path: Path, method: str) -> None:
     with new_run(tmp_path / "broken", config) as run:
         given = FunctionReward(fails, parts.world, "fails")
         with pytest.raises(DataError, match=r"the reward fails failed on row 0, .*cannot read it"):
-            load(method).train(parts_of(run, given=given), config, run)
+            worth(load(method).train(parts_of(run, given=given), config, run).policy)
 
 
 @pytest.mark.parametrize("method", SMALL)
@@ -210,10 +218,119 @@ def test_a_judge_that_raises_stops_the_run(tmp_path: Path, method: str) -> None:
         load(method).train(parts_of(run, broken), config, run)
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", UPDATED)
 def test_settings_that_cannot_be_are_refused(method: str) -> None:
     with pytest.raises(ConfigError, match="updates is 0, expected 1 or more"):
         config_of(method, updates=0)
+
+
+# -- choosing ---------------------------------------------------------------------------------------------------------------
+
+
+def test_best_of_n_killed_between_its_rounds_ends_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its questions of the second round are those on which the models of the first disagree."""
+    config = config_of("best_of_n", rounds=2, members=2, queries="disagreement", candidates=2)
+    found: list[tuple[Any, ...]] = []
+    for name in ("whole", "killed"):
+        with monkeypatch.context() as patch:
+            if name == "killed":
+                crashing(patch, asking, "gather", 2)
+                with pytest.raises(Crash), new_run(tmp_path / name, config) as run:
+                    load("best_of_n").train(parts_of(run), config, run)
+        with Run.resume(tmp_path / name) if name == "killed" else new_run(tmp_path / name, config) as run:
+            run.progress = Progress(quiet=True)
+            trained = load("best_of_n").train(parts_of(run), config, run)
+            queries = run.store.queries_by_id(asking_of_run(run))
+            found.append((*outcome(run, trained)[1:], worth(trained.policy)))
+    assert found[0] == found[1]
+    assert {query.reason for query in queries.values()} == {"random", "disagreement"}
+    assert all(tensor.equal(before) for tensor, before in same_weights(trained.policy))
+
+
+def asking_of_run(run: Run) -> list[str]:
+    return json.loads((run.path / "results" / "asked.json").read_text())["asked"]
+
+
+def same_weights(policy: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return every weight of a policy beside that of the one that was started from."""
+    return list(
+        zip(policy.module.model.state_dict().values(), tiny_policy().module.model.state_dict().values(), strict=True)
+    )
+
+
+def test_best_of_n_has_no_tokens_to_train_on_and_a_bound_for_its_kl(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    world = TextWorld(PROMPTS, policy.tokenizer)
+    chosen = BestOfN(policy, FunctionReward(goodness, world), 4)
+    rows = world.collect(chosen, 40, np.random.default_rng(0))
+    assert rows.logp_BT is not None and rows.logp_BT[rows.mask_BT].isnan().all()
+    assert chosen.kl_bound_nats == pytest.approx(np.log(4) - 3 / 4)
+    for refused in (chosen.evaluate, lambda rows: chosen.kl_BT(policy, rows)):
+        with pytest.raises(ConfigError, match=r"best of n has no .*: it chooses whole answers"):
+            refused(rows)
+    table = kl_columns(chosen, policy, rows)
+    assert table["kl_is_bound"] and table["kl_nats_per_sequence"].value == chosen.kl_bound_nats
+    chosen.save(tmp_path / "policy-0")
+    with pytest.raises(DataError, match="a Python function; without it nobody can choose"):
+        load_used(tmp_path / "policy-0")
+    with pytest.raises(ConfigError, match="best_of is 0"):
+        BestOfN(policy, FunctionReward(goodness, world), 0)
+
+
+def test_best_of_n_takes_the_best_of_what_the_policy_says(tmp_path: Path) -> None:
+    """The same draws, chosen by hand; and read back from its run it says the same."""
+    policy = tiny_policy()
+    world = TextWorld(PROMPTS, policy.tokenizer)
+    chosen = BestOfN(policy, FunctionReward(goodness, world), 4)
+    obs = pad_left(world.tokens)
+    act = chosen.act(obs, np.random.default_rng(7))
+    every = answer(
+        policy, obs.repeat_interleave(4, 0), torch.arange(len(obs)).repeat_interleave(4), np.random.default_rng(7)
+    )
+    score = [goodness("", item.content) for item in world.show(every)]
+    for row in range(len(obs)):
+        best = max(range(4 * row, 4 * row + 4), key=lambda place: score[place])
+        width = min(act.action.shape[1], every.action.shape[1])
+        assert torch.equal(act.action[row, :width], every.action[best, :width])
+    config = config_of("best_of_n")
+    with new_run(tmp_path / "run", config) as run:
+        trained = load("best_of_n").train(parts_of(run), config, run)
+        run.checkpoint("policy", trained.updates, trained.policy.save)
+    again = load_used(run.path / "checkpoints" / "policy-0")
+    assert isinstance(again, BestOfN) and again.n == 8 and worth(again) == worth(trained.policy)
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 1}, {"members": 1}])
+@pytest.mark.parametrize("method", ["ppo", "rloo", "best_of_n"])
+def test_disagreement_needs_models_that_disagree(method: str, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="queries is mixed with"):
+        config_of(method, **({"queries": "mixed", "rounds": 2, "members": 2} | wrong))
+
+
+def test_the_most_disputed_pairs_are_asked_about(tmp_path: Path) -> None:
+    """Two models that differ in what they make of one word disagree most where one answer of two has it."""
+    policy = tiny_policy()
+    world = TextWorld(PROMPTS, policy.tokenizer, group_size=2)
+    rows = world.collect(policy, 80, np.random.default_rng(0))
+
+    class Counting:
+        def __init__(self, sign: float) -> None:
+            self.sign = sign
+
+        def score_B(self, episodes: Any) -> torch.Tensor:
+            return torch.tensor([self.sign * item.content.split().count("bad") for item in world.show(episodes)])
+
+    models: Any = [Counting(1.0), Counting(-1.0)]
+    said = [item.content.split().count("bad") for item in world.show(rows)]
+    apart = {place: abs(said[2 * place] - said[2 * place + 1]) for place in range(40)}
+    picked = choose(Asking("disagreement", 4, models), rows, 5)
+    assert [apart[place] for place, _ in picked] == sorted(apart.values(), reverse=True)[:5]
+    mixed = choose(Asking("mixed", 4, models), rows, 5)
+    assert mixed[:3] == [(0, "random"), (1, "random"), (2, "random")]
+    assert [why for _, why in mixed[3:]] == ["disagreement"] * 2 and all(place >= 3 for place, _ in mixed[3:])
+    assert choose(Asking("random", 4, ()), rows, 3) == mixed[:3]
 
 
 # -- dealing ---------------------------------------------------------------------------------------------------------------

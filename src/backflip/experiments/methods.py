@@ -27,6 +27,7 @@ METHODS = {
     "conditional": "backflip.loops.conditional",
     "sft": "backflip.loops.sft",
     "nash_md": "backflip.loops.nash_md",
+    "best_of_n": "backflip.loops.best_of_n",
 }
 """Name -> the module whose `METHOD` it is."""
 

@@ -24,11 +24,12 @@ from backflip.measures.agreement import accuracy, ceiling, set_aside
 from backflip.measures.best_of_n import best_of_n, kl_bound_nats
 from backflip.measures.calibration import calibration
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams, repetition
-from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.kl import kl_columns
 from backflip.measures.stats import mean_interval, share_interval
 from backflip.measures.win_rate import wins
 from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import visible
+from backflip.policies.best_of import BestOfN
 from backflip.protocols import Overseer
 from backflip.rewards.baselines import baseline_deltas, fit_bag_of_words
 from backflip.rewards.comparisons import Comparison, comparisons
@@ -50,11 +51,13 @@ def write_table(
     won_KN = wins(found.base_gold_KN[:, :n, None], found.opponents_KN[:, None, :]).mean(-1)
     first = found.base_rows.select([k * (n + OPPONENTS) for k in range(count)])
     base_texts, our_texts = texts([row[0] for row in found.base_items]), texts(found.items)
-    best = None if found.proxy is None else _best_of_n(found, found.proxy, won_KN)
+    chosen = isinstance(trained.policy, BestOfN)
+    best = None if found.proxy is None or chosen else _best_of_n(found, found.proxy, won_KN)
     # distinct-2 falls with the amount of text: all are looked at equally far
     said = [base_texts, our_texts, *([best.texts] if best else [])]
     limit = min(sum(len(ngrams(text, 2)) for text in each) for each in said)
-    kl = kl_nats_per_sequence(trained.policy, trained.reference, found.rows)
+    kl = kl_columns(trained.policy, trained.reference, found.rows)
+    entropy = {} if isinstance(trained.policy, BestOfN) else {"entropy_nats": entropy_nats(trained.policy, found.rows)}
     rows: list[dict[str, Any]] = [
         {
             "policy": "base",
@@ -67,8 +70,8 @@ def write_table(
         {
             "policy": title,
             "gold_win_rate": share_interval(wins(found.gold_K[:, None], found.opponents_KN).mean(1)),
-            "kl_nats_per_sequence": kl,
-            "entropy_nats": entropy_nats(trained.policy, found.rows),
+            **kl,
+            **entropy,
             **_form(our_texts, found.rows, limit),
         },
     ]
@@ -79,12 +82,18 @@ def write_table(
         f"{name}_gold_win_rate": rows[-1]["gold_win_rate"],
         **({"bon_gold_win_rate": best.row["gold_win_rate"]} if best else {}),
         "base_gold_win_rate": rows[0]["gold_win_rate"],
-        f"{name}_kl_nats_per_sequence": kl,
+        f"{name}_kl_{'bound_nats' if chosen else 'nats_per_sequence'}": kl["kl_nats_per_sequence"],
         f"{name}_distinct2_ratio": distinct_ratio(our_texts, base_texts),
-        f"{name}_entropy_nats": rows[-1]["entropy_nats"],
+        **{f"{name}_{measure}": value for measure, value in entropy.items()},
         f"{name}_length_ratio": _ratio(length_tokens(found.rows), length_tokens(first)),
         **({f"{name}_proxy": mean_interval(found.proxy.ours_K)} if found.proxy else {}),
     }
+    if chosen and found.proxy is not None:
+        worst = best_of_n(found.proxy.base_KN[:, :n], won_KN, n, worst=True)
+        estimates |= {
+            f"{name}_gold_win_rate_of_the_worst": worst,
+            f"{name}_gold_win_rate_of_the_mean": rows[0]["gold_win_rate"],
+        }
     for each, estimate in estimates.items():
         run.estimate(each, estimate)
     return rows
@@ -307,7 +316,7 @@ def print_result(
     table = Table("policy", *(title for title, _ in columns.values()), title="held-out openings (95 % intervals)")
     for row in rows:
         cells = [
-            _cell(row.get(name), form, bound=name.startswith("kl") and row["policy"].startswith("best of"))
+            _cell(row.get(name), form, bound=name.startswith("kl") and row.get("kl_is_bound", False))
             for name, (_, form) in columns.items()
         ]
         table.add_row(row["policy"], *cells)
@@ -319,7 +328,7 @@ def print_result(
     console.print(right)
     beside = Table("opening", *(row["policy"] for row in rows), title="before and after")
     for k, (item_N, ours) in enumerate(list(zip(found.base_items, found.items, strict=True))[:PRINTED]):
-        best = () if found.proxy is None else (item_N[found.proxy.chosen[k]],)
+        best = () if found.proxy is None or len(rows) == 2 else (item_N[found.proxy.chosen[k]],)
         answers = (item_N[0], *best, ours)
         beside.add_row(*(Text(visible(text)) for text in (ours.prompt, *(item.content.strip() for item in answers))))
     console.print(beside)

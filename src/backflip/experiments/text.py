@@ -24,13 +24,14 @@ from backflip.loops.parts import Parts, Trained, stream
 from backflip.loops.ppo import PPOLoopConfig
 from backflip.measures.agreement import set_aside
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
-from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.kl import kl_columns, kl_nats_per_sequence
 from backflip.measures.stats import mean_interval, share_interval, wilson
 from backflip.overseers.function import FunctionOverseer
 from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.recorded import recorded
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
+from backflip.policies.best_of import BestOfN
 from backflip.policies.checkpoints import read_tokenizer
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.protocols import Overseer, Policy, RewardModel
@@ -186,9 +187,11 @@ def measure(
         run.estimate("preference_model_accuracy" if trained.preference else "reward_model_accuracy", right)
     if trained.preference is not None:
         run.estimate(f"{name}_win_rate_by_preference", share_interval(trained.preference(ours, theirs).numpy()))
-    kl = kl_nats_per_sequence(policy, base, ours)
-    run.estimate(f"{name}_kl_nats_per_sequence", kl)
-    run.estimate(f"{name}_entropy_nats", entropy_nats(policy, ours))
+    kl = kl_columns(policy, base, ours)
+    chosen = isinstance(policy, BestOfN)
+    run.estimate(f"{name}_kl_{'bound_nats' if chosen else 'nats_per_sequence'}", kl["kl_nats_per_sequence"])
+    if not isinstance(policy, BestOfN):
+        run.estimate(f"{name}_entropy_nats", entropy_nats(policy, ours))
     answers, before = [item.content for item in items], [item.content for item in base_items]
     limit = min(sum(len(ngrams(text, 2)) for text in said) for said in (answers, before))
     varied = limit > 0
@@ -208,11 +211,14 @@ def measure(
         [
             {
                 "policy": called,
-                "kl_nats_per_sequence": nats,
+                **nats,
                 **({"distinct2": distinct_n(said, limit=limit)} if varied else {}),
                 "length_tokens": length_tokens(rows),
             }
-            for called, nats, said, rows in (("base", nothing, before, theirs), (title, kl, answers, ours))
+            for called, nats, said, rows in (
+                ("base", {"kl_nats_per_sequence": nothing}, before, theirs),
+                (title, kl, answers, ours),
+            )
         ],
     )
     run.samples(

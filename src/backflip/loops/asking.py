@@ -23,7 +23,7 @@ from backflip.rewards.ensemble import RewardEnsemble
 from backflip.store.lineage import Lineage, judgement_id
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import Settings
+    from backflip.loops.settings import AskSettings
     from backflip.run import Run
 
 
@@ -44,7 +44,7 @@ class Told:
         return [one for one in self.answers if one.answer is not None]
 
 
-def ask(parts: Parts, before: Told, config: Settings, now: Training, run: Run, asking: Asking | None = None) -> Told:
+def ask(parts: Parts, before: Told, config: AskSettings, now: Training, run: Run, asking: Asking | None = None) -> Told:
     """Put this round's questions to the overseer, and return what is known after it; logs the phase `ask`.
 
     `asking` says which pairs are worth a question; None asks about the first that come.
@@ -81,7 +81,7 @@ def reread(at: Position, run: Run) -> Told:
 
 
 def close(
-    told: Told, reward: RewardEnsemble | None, now: Training, parts: Parts, config: Settings, run: Run
+    told: Told, reward: RewardEnsemble | None, now: Training, parts: Parts, config: AskSettings, run: Run
 ) -> Trained:
     """Write down what was asked and what taught the policy, and return what came of it."""
     at = now.at
@@ -105,7 +105,7 @@ def close(
 
 
 def next_questions(
-    parts: Parts, config: Settings, now: Training, run: Run, asking: Asking | None = None
+    parts: Parts, config: AskSettings, now: Training, run: Run, asking: Asking | None = None
 ) -> list[Query]:
     """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return what was asked there up to this round.
 

@@ -24,12 +24,12 @@ from backflip.rewards.model import SequenceRewardModel
 from backflip.store.lineage import Lineage
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import RewardSettings
+    from backflip.loops.settings import FitSettings
     from backflip.run import Run
 
 
 def hear_and_fit(
-    parts: Parts, told: Told, config: RewardSettings, now: Training, run: Run
+    parts: Parts, told: Told, config: FitSettings, now: Training, run: Run
 ) -> tuple[Told, RewardEnsemble | None, WeightedRewards]:
     """Carry out the first half of a round: ask, fit and save, or read again what was asked and fitted before a kill.
 
@@ -48,7 +48,7 @@ def hear_and_fit(
     return told, reward, WeightedRewards({"learned": (1.0, reward), **parts.components})
 
 
-def learn_reward(parts: Parts, told: Told, config: RewardSettings, now: Training, run: Run) -> RewardEnsemble:
+def learn_reward(parts: Parts, told: Told, config: FitSettings, now: Training, run: Run) -> RewardEnsemble:
     """Fit this round's reward to everything that was said so far, normalise it, keep it; logs the phase `reward`."""
     at, number = now.at, now.at.round
     reward, at.fits = fit_reward(parts, told.pairs, config, run, number)
@@ -66,7 +66,7 @@ def learn_reward(parts: Parts, told: Told, config: RewardSettings, now: Training
     return reward
 
 
-def asking_of(config: RewardSettings, now: Training, run: Run) -> Asking | None:
+def asking_of(config: FitSettings, now: Training, run: Run) -> Asking | None:
     """Return how this round's pairs are chosen by the models of the round before; None where they are random."""
     if config.queries == "random" or now.at.round == 0:
         return None
@@ -74,7 +74,7 @@ def asking_of(config: RewardSettings, now: Training, run: Run) -> Asking | None:
     return Asking(config.queries, config.candidates, before.models)
 
 
-def reread_reward(config: RewardSettings, now: Training, run: Run) -> RewardEnsemble:
+def reread_reward(config: FitSettings, now: Training, run: Run) -> RewardEnsemble:
     """Return the reward of this round, fitted before a kill."""
     reward = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{now.at.round}")
     return RewardEnsemble(reward.models, config.ensemble)
@@ -83,7 +83,7 @@ def reread_reward(config: RewardSettings, now: Training, run: Run) -> RewardEnse
 def fit_reward(
     parts: Parts,
     pairs: Sequence[Comparison],
-    config: RewardSettings,
+    config: FitSettings,
     run: Run,
     number: int,
     phase: str = "reward",
@@ -110,7 +110,7 @@ def weighting_changed(
     pairs: Sequence[Comparison],
     reward: RewardEnsemble,
     fits: Sequence[Mapping[str, float]],
-    config: RewardSettings,
+    config: FitSettings,
     run: Run,
 ) -> dict[str, float]:
     """Fit the last reward once more, everybody weighing the same, and return how the two differ on all comparisons."""

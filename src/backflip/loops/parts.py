@@ -17,6 +17,7 @@ import torch
 from backflip.data import Episodes
 from backflip.optimise.nash_md import Preference
 from backflip.policies.asked import AskedLM
+from backflip.policies.best_of import BestOfN
 from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer, RewardModel, World
 from backflip.rewards.comparisons import Comparison
@@ -24,7 +25,7 @@ from backflip.rewards.ensemble import RewardEnsemble
 from backflip.rewards.model import SequenceRewardModel
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import Settings
+    from backflip.loops.settings import AskSettings
     from backflip.run import Run
 
 
@@ -65,7 +66,7 @@ class Parts:
 class Trained:
     """What came of it, and what it cost."""
 
-    policy: LMPolicy | AskedLM
+    policy: LMPolicy | AskedLM | BestOfN
     """What was trained, as it is meant to be used."""
     reward: RewardEnsemble | None
     """What was learned from the comparisons; None for a method that learns no reward."""
@@ -153,7 +154,7 @@ class Method:
     """Whether it learns a preference, and takes one that is known."""
 
 
-def begin(parts: Parts, config: Settings, run: Run, beta: float = 0.0) -> Training:
+def begin(parts: Parts, config: AskSettings, run: Run, beta: float = 0.0) -> Training:
     """Return the training at its beginning, or where the run's resume point left it."""
     policy = parts.policy
     reference = policy.reference()

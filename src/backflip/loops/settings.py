@@ -20,11 +20,16 @@ from backflip.rewards.fit import FitConfig
 from backflip.rewards.queries import Choice
 
 if TYPE_CHECKING:
+    from backflip.loops.best_of_n import BestOfNLoopConfig
     from backflip.loops.ppo import PPOLoopConfig
 
 RewardSettings: TypeAlias = "PPOLoopConfig | RewardLearningConfig"
+"""Of any recipe that learns a reward, and trains a policy on it."""
+FitSettings: TypeAlias = "RewardSettings | BestOfNLoopConfig"
 """Of any recipe that learns a reward."""
-Settings: TypeAlias = "PPOLoopConfig | RewardLearningConfig | LearningConfig"
+Settings: TypeAlias = "RewardSettings | LearningConfig"
+"""Of any recipe that trains a policy."""
+AskSettings: TypeAlias = "Settings | BestOfNLoopConfig"
 """Of any recipe."""
 
 
