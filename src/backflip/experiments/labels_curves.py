@@ -2,7 +2,7 @@
 
 No experiment. What is finished of a seed is kept in the run's state. Left out: what the curves say (`labels_results`).
 
-Shapes: K openings, N answers an opening, P pairs.
+Shapes: K openings, N answers an opening that a reward chooses from, M with the opponents (members, before B), P pairs, B rows.
 """
 
 from __future__ import annotations

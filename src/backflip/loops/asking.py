@@ -23,7 +23,7 @@ from backflip.rewards.ensemble import RewardEnsemble
 from backflip.store.lineage import Lineage, judgement_id
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import AskSettings
+    from backflip.loops.settings import AskSettings, Settings
     from backflip.run import Run
 
 
@@ -81,7 +81,7 @@ def reread(at: Position, run: Run) -> Told:
 
 
 def close(
-    told: Told, reward: RewardEnsemble | None, now: Training, parts: Parts, config: AskSettings, run: Run
+    told: Told, reward: RewardEnsemble | None, now: Training, parts: Parts, config: Settings, run: Run
 ) -> Trained:
     """Write down what was asked and what taught the policy, and return what came of it."""
     at = now.at

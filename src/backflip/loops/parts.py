@@ -25,7 +25,7 @@ from backflip.rewards.ensemble import RewardEnsemble
 from backflip.rewards.model import SequenceRewardModel
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import AskSettings
+    from backflip.loops.settings import Settings
     from backflip.run import Run
 
 
@@ -154,7 +154,7 @@ class Method:
     """Whether it learns a preference, and takes one that is known."""
 
 
-def begin(parts: Parts, config: AskSettings, run: Run, beta: float = 0.0) -> Training:
+def begin(parts: Parts, config: Settings, run: Run, beta: float = 0.0) -> Training:
     """Return the training at its beginning, or where the run's resume point left it."""
     policy = parts.policy
     reference = policy.reference()

@@ -21,15 +21,18 @@ from backflip.rewards.queries import Choice
 
 if TYPE_CHECKING:
     from backflip.loops.best_of_n import BestOfNLoopConfig
+    from backflip.loops.imitate import ImitateLoopConfig
     from backflip.loops.ppo import PPOLoopConfig
 
 RewardSettings: TypeAlias = "PPOLoopConfig | RewardLearningConfig"
 """Of any recipe that learns a reward, and trains a policy on it."""
 FitSettings: TypeAlias = "RewardSettings | BestOfNLoopConfig"
 """Of any recipe that learns a reward."""
-Settings: TypeAlias = "RewardSettings | LearningConfig"
+AskSettings: TypeAlias = "FitSettings | LearningConfig"
+"""Of any recipe that asks."""
+UpdateSettings: TypeAlias = "RewardSettings | LearningConfig | ImitateLoopConfig"
 """Of any recipe that trains a policy."""
-AskSettings: TypeAlias = "Settings | BestOfNLoopConfig"
+Settings: TypeAlias = "AskSettings | ImitateLoopConfig"
 """Of any recipe."""
 
 
