@@ -53,12 +53,17 @@ class Contestant:
         return self.record.seed
 
     def stored(self) -> dict[str, str]:
-        """Return the answers that the run stored, by prompt: the last policy's of each row, or the base's."""
+        """Return the answers that the run stored, by prompt: the trained policy's, which go by the method's name, or the base's.
+
+        Best of n may stand behind it in a row, and is another policy.
+        """
         found: dict[str, str] = {}
+        method = str(self.record.config.get("method") or "ppo")
         for row in self.record.samples:
             prompt = row.get("prompt")
             answers = {key: text for key, text in row.items() if key != "prompt" and isinstance(text, str)}
-            key = BASE if self.series == BASE else next(reversed(answers), BASE)
+            trained = method if method in answers else next(reversed(answers), BASE)
+            key = BASE if self.series == BASE else trained
             if isinstance(prompt, str) and key in answers and (key != BASE or self.series == BASE):
                 found[prompt] = answers[key]
         return found
