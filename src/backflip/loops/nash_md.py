@@ -57,7 +57,7 @@ class NashMDLoopConfig(LearningConfig):
     """Answers sampled for each update."""
     group: int = 4
     """Answers to each prompt; each meets all others of its group."""
-    nash_md: NashMDConfig = field(default_factory=lambda: NashMDConfig(step=ReinforceConfig(entropy_coef=0.02)))
+    nash_md: NashMDConfig = field(default_factory=lambda: NashMDConfig(step=ReinforceConfig(entropy_coef=0.003)))
     """The update, and how much of its rivals is the policy that was started from."""
     kl: KLControl = field(default_factory=lambda: FixedKL(0.01))
     """The leash to the policy that was started from; a reward lies between -1/2 and 1/2."""
