@@ -33,9 +33,13 @@ class BestOfNLoopConfig:
     """Settings of the recipe: those of a method that learns a reward, without what updates need."""
 
     updates: ClassVar[int] = 0
+    """No setting: nothing is trained."""
     check_every: ClassVar[int] = 1
+    """No setting: there are no updates to look between."""
     lr: ClassVar[float] = 0.0
+    """No setting: the optimiser takes no step."""
     adam_eps: ClassVar[float] = 0.0
+    """No setting, for the same reason."""
 
     seed: int = 0
     """Of everything random."""

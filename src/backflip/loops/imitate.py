@@ -33,7 +33,9 @@ class ImitateLoopConfig:
     """Settings of the recipe."""
 
     rounds: ClassVar[int] = 1
+    """No setting: nobody is asked again."""
     questions: ClassVar[int] = 0
+    """No setting: nobody is asked."""
 
     seed: int = 0
     """Of everything random."""
