@@ -12,6 +12,7 @@ import pytest
 
 from backflip.cli import main
 from backflip.data import Estimate
+from backflip.experiments.compare_parts import Contestant
 from backflip.policies.lm import LMConfig, load_policy
 from backflip.run import Run, read_run
 from backflip.store import Store
@@ -53,6 +54,14 @@ def fabricate(tmp_path: Path) -> Fabricate:
         return tmp_path / name
 
     return make
+
+
+def test_what_is_compared_is_the_policy_and_not_best_of_n_behind_it(tmp_path: Path) -> None:
+    with Run.create("reviews", Settings(), root=tmp_path, folder=tmp_path / "run", seed=0) as run:
+        run.samples([{"prompt": "the film", "base": BAD, "ppo": GOOD, "gold": {}, "best_of_n": " is fine ."}])
+    record = read_run(tmp_path / "run")
+    assert Contestant("run", record).stored() == {"the film": GOOD}
+    assert Contestant("run", record, "base").stored() == {"the film": BAD}
 
 
 def compared(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +118,72 @@ def test_a_reward_that_no_method_would_use_is_refused(
     argv = ["run", "text", "--policy", tiny_policy, "--prompts", prompts, "--overseer", f"{judges}:wordy", *SMALL]
     more = ["--method", "dpo", "--components", f"short=1*{judges}:short", "--folder", tmp_path / "run"]
     assert "--method dpo learns from pairs and has no reward" in failure(*argv, *more)
+
+
+def test_a_plain_function_is_the_preference_of_nash_md(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, failure: Failure
+) -> None:
+    """Nobody is asked and nothing is fitted; it also judges in the end. What it says wrong, and who cannot take one, is one line."""
+    small = ["--method", "nash_md", "--members", "1", "--episodes", "8"]
+    found = carry_out(tmp_path / "run", tiny_policy, prompts, "--preference", f"{judges}:wordy", *small)
+    assert found.status == "done" and found.results["cost"]["comparisons"] == 0
+    assert not any(row["phase"] in ("ask", "preference") for row in found.metrics)
+    estimates = found.summary["estimates"]
+    assert {"nash_md_win_rate_by_preference", "win_rate_by_overseer", "nash_md_kl_nats_per_sequence"} <= set(estimates)
+    argv = ["run", "text", "--policy", tiny_policy, "--prompts", prompts, *SMALL, "--folder", tmp_path / "broken"]
+    said = failure(*argv, *small, "--preference", f"{judges}:broken")
+    assert "the preference --preference failed on duel 0" in said and "no such film" in said
+    argv[-1] = tmp_path / "other"
+    assert "takes no preference" in failure(*argv, "--method", "dpo", "--preference", f"{judges}:wordy")
+    argv[-1] = tmp_path / "both"
+    said = failure(*argv, *small, "--preference", f"{judges}:wordy", "--reward", f"{judges}:goods")
+    assert "give one of them" in said
+
+
+def test_nash_md_learns_its_preference_from_an_overseer(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path
+) -> None:
+    more = ["--method", "nash_md", "--members", "1", "--episodes", "8", "--fit.batch", "8"]
+    found = carry_out(tmp_path / "run", tiny_policy, prompts, "--overseer", f"{judges}:wordy", *more)
+    assert {"ask", "preference", "nash_md"} <= {row["phase"] for row in found.metrics}
+    assert {"preference_model_accuracy", "nash_md_win_rate_by_preference"} <= set(found.summary["estimates"])
+    assert (found.path / "checkpoints" / "preference_model-0" / "member-0").is_dir()
+
+
+def test_best_of_n_is_measured_at_its_bound_and_talked_to_as_it_is_used(
+    tmp_path: Path,
+    tiny_policy: Path,
+    prompts: Path,
+    judges: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    argv = [
+        "--policy",
+        str(tiny_policy),
+        "--prompts",
+        str(prompts),
+        "--folder",
+        str(folder),
+        "--overseer",
+        f"{judges}:wordy",
+    ]
+    more = "--comparisons 12 --members 1 --fit.batch 8 --normalise-on 8 --best-of 4 --sampling.max-new-tokens 5 --held-out-share 0.3".split()
+    assert main(["run", "text", *argv, *more, "--final-comparisons", "6", "--quiet", "--method", "best_of_n"]) == 0
+    found = read_run(folder)
+    estimates = found.summary["estimates"]
+    assert (found.status, found.faults) == ("done", [])
+    assert estimates["best_of_n_kl_bound_nats"]["value"] == pytest.approx(math.log(4) - 3 / 4)
+    assert not {"best_of_n_kl_nats_per_sequence", "best_of_n_entropy_nats"} & set(estimates)
+    assert found.results["table"][-1]["kl_is_bound"] and "win_rate_by_overseer" in estimates
+    assert "prefers Best of n's answer" in outcome(gather(folder))
+    assert main(["report", str(folder)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("the film was\n"))
+    assert main(["sample", str(folder)]) == 0
+    assert "reward " in (said := capsys.readouterr().out) and "KL at most 0.64 nats" in said
+    assert main(["run", "text", *argv, *more, "--method", "best_of_n", "--plan"]) == 0
 
 
 @pytest.mark.parametrize("method", ["grpo", "conditional", "dpo"])

@@ -3,148 +3,45 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from backflip.data import Item
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.methods import METHODS, load
 from backflip.loops import asking, improving
 from backflip.loops.dealing import deal
-from backflip.loops.parts import Parts, Trained
-from backflip.optimise.scores import ScoreRules
-from backflip.overseers.function import FunctionOverseer
-from backflip.policies.lm import LMConfig, LMPolicy
 from backflip.progress import Progress
-from backflip.protocols import Policy, RewardModel
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.comparisons import Comparison
-from backflip.rewards.fit import FitConfig
-from backflip.rewards.model import SequenceRewardModel
 from backflip.run import Run
-from backflip.worlds.text import TextWorld
 
-WORDS = "<pad> <s> </s> the film was good bad long dull bright . and very".split()
-PROMPTS = [f"the film was {word}" for word in WORDS[6:]]
-GOOD = {"good", "bright", "very", "and"}
-REWARDED: dict[str, Any] = {
-    "members": 1, "fit": FitConfig(epochs=2, batch=16, lr=3e-3, head_lr=3e-3), "normalise_on": 16, "episodes": 32,
-    "scores": ScoreRules(),
-}  # fmt: skip
-SMALL: dict[str, dict[str, Any]] = {
-    "ppo": {"lr": 5e-3, **REWARDED},
-    "reinforce": {"lr": 5e-3, **REWARDED},
-    "rloo": {"lr": 5e-3, **REWARDED},
-    "grpo": {"lr": 5e-3, **REWARDED},
-    "dpo": {"lr": 5e-3, "pairs": 24, "updates": 12},
-    "feedme": {"lr": 5e-3, **REWARDED},
-    "conditional": {"lr": 1e-2, "updates": 16, **REWARDED},
-    "sft": {"lr": 1e-2, "answers": 24, "updates": 12},
-}
-"""What each method is told here beside what all are told."""
-Judge = Callable[[str, str, str], float | None]
-
-
-def config_of(method: str, **more: Any) -> Any:
-    told: dict[str, Any] = {"comparisons": 64, "updates": 8, "save_every": 1, "check_every": 4}
-    return load(method).config(**(told | SMALL[method] | more))
-
-
-def tiny_policy() -> LMPolicy:
-    """A fresh random Llama over a few words."""
-    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="film"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special: dict[str, Any] = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 32,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager",
-    }  # fmt: skip
-    head = torch.nn.Linear(32, 1)
-    return LMPolicy(LlamaForCausalLM(LlamaConfig(**shape)), tokenizer, LMConfig(max_new_tokens=6, rows=32), head)
-
-
-def goodness(prompt: str, text: str) -> float:
-    return float(sum(word in GOOD for word in text.split()))
-
-
-def likes_good(prompt: str, a: str, b: str) -> float:
-    return (np.sign(goodness("", a) - goodness("", b)) + 1) / 2
-
-
-def new_run(folder: Path, config: Any) -> Run:
-    run = Run.create("toy", config, root=folder.parent, seed=config.seed, folder=folder)
-    run.progress = Progress(quiet=True)
-    return run
-
-
-def parts_of(run: Run, judge: Judge = likes_good, given: RewardModel | None = None) -> Parts:
-    policy = tiny_policy()
-    start = policy.reference()
-    return Parts(
-        policy=policy,
-        world=TextWorld(PROMPTS, policy.tokenizer, group_size=2),
-        overseer=FunctionOverseer(run.store, judge),
-        start_reward=lambda rng: SequenceRewardModel.from_causal_lm(start.module.plain, rng),
-        question="Which is better?",
-        given=given,
-        check=lambda policy, reward: {"looked": 1.0},
-    )
-
-
-def lines(run: Run, phase: str | None = None) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    kept = [row for row in rows if phase in (None, row["phase"])]
-    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in kept]
-
-
-def outcome(run: Run, trained: Trained) -> tuple[Any, ...]:
-    weights = {name: tensor.clone() for name, tensor in trained.policy.module.state_dict().items()}
-    pairs = [(pair.first.id, pair.second.id, pair.share, pair.weight) for pair in trained.pairs]
-    return weights, lines(run), pairs, trained.counts, trained.fits, trained.episodes, trained.tokens
-
-
-def worth(policy: Policy) -> float:
-    """Return the mean goodness of many fresh answers."""
-    world = TextWorld(PROMPTS, tiny_policy().tokenizer, seed=99)
-    rows = world.collect(policy, 200, np.random.default_rng(1))
-    return float(np.mean([goodness("", item.content) for item in world.show(rows)]))
-
-
-class Crash(Exception):
-    """Stands for a kill: nothing after it runs."""
-
-
-def crashing(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, times: int) -> None:
-    """Let a step of the recipe fail the given time it is entered."""
-    true, entered = getattr(module, name), 0
-
-    def step(*args: Any, **more: Any) -> Any:
-        nonlocal entered
-        entered += 1
-        if entered == times:
-            raise Crash
-        return true(*args, **more)
-
-    monkeypatch.setattr(module, name, step)
+from .toy import (
+    SMALL,
+    UPDATED,
+    Crash,
+    config_of,
+    crashing,
+    goodness,
+    likes_good,
+    lines,
+    new_run,
+    outcome,
+    parts_of,
+    tiny_policy,
+    worth,
+)
 
 
 def test_every_method_is_tried_here() -> None:
-    assert set(SMALL) == set(METHODS)
+    assert {*SMALL, "imitate"} == set(METHODS)
 
 
-@pytest.mark.parametrize("method", [name for name in SMALL if name != "ppo"])
+@pytest.mark.parametrize("method", [name for name in UPDATED if name != "ppo"])
 def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     config = config_of(method, rounds=2, comparisons=32, updates=4)
     train = load(method).train
@@ -198,13 +95,13 @@ LEARNS_A_REWARD = [name for name in SMALL if "members" in SMALL[name]]
 @pytest.mark.parametrize("method", LEARNS_A_REWARD)
 def test_a_plain_function_is_a_reward(tmp_path: Path, method: str) -> None:
     """Nobody is asked, nothing is fitted; an exception in it stops the run with its row."""
-    config = config_of(method, updates=6)
+    config = config_of(method, **({"updates": 6} if method in UPDATED else {}))
     with new_run(tmp_path / "run", config) as run:
         parts = parts_of(run, lambda prompt, a, b: pytest.fail("nobody is to be asked"))
         given = FunctionReward(goodness, parts.world, "goodness")
         trained = load(method).train(parts_of(run, given=given), config, run)
         assert trained.counts["judgements"] == 0 == run.store.counts()["queries"]
-        assert {row["phase"] for row in lines(run)} == {method, "check"}
+        assert {row["phase"] for row in lines(run)} == ({method, "check"} if method in UPDATED else set())
         assert worth(trained.policy) > worth(tiny_policy()) + 0.2
 
     def fails(prompt: str, text: str) -> float:
@@ -213,7 +110,7 @@ def test_a_plain_function_is_a_reward(tmp_path: Path, method: str) -> None:
     with new_run(tmp_path / "broken", config) as run:
         given = FunctionReward(fails, parts.world, "fails")
         with pytest.raises(DataError, match=r"the reward fails failed on row 0, .*cannot read it"):
-            load(method).train(parts_of(run, given=given), config, run)
+            worth(load(method).train(parts_of(run, given=given), config, run).policy)
 
 
 @pytest.mark.parametrize("method", SMALL)
@@ -226,7 +123,7 @@ def test_a_judge_that_raises_stops_the_run(tmp_path: Path, method: str) -> None:
         load(method).train(parts_of(run, broken), config, run)
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", UPDATED)
 def test_settings_that_cannot_be_are_refused(method: str) -> None:
     with pytest.raises(ConfigError, match="updates is 0, expected 1 or more"):
         config_of(method, updates=0)

@@ -20,6 +20,7 @@ from backflip.cli.quiet import without_foreign_bars
 from backflip.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from backflip.policies.best_of import BestOfN
     from backflip.policies.lm import LMPolicy
     from backflip.rewards.ensemble import RewardEnsemble
 
@@ -31,7 +32,7 @@ SERIES = ("policy", "base", "reward_model")
 class Trained:
     """What a run left behind; the reward model or the base may be missing, and is said to be."""
 
-    policy: LMPolicy
+    policy: LMPolicy | BestOfN
     base: LMPolicy | None
     reward: RewardEnsemble | None
 
@@ -63,6 +64,7 @@ def load_trained(run: Path) -> Trained:
     Raises:
         DataError: the folder is no run, or it has no policy yet.
     """
+    from backflip.policies.best_of import load_used
     from backflip.policies.lm import load_policy
     from backflip.rewards.ensemble import RewardEnsemble
     from backflip.run import read_run
@@ -79,7 +81,7 @@ def load_trained(run: Path) -> Trained:
             f"{policy} lacks backflip.json, so nobody knows at which temperature it was trained; restore the folder from a copy"
         )
     return Trained(
-        load_policy(policy),
+        load_used(policy),
         None if base is None else load_policy(base),
         None if reward is None else RewardEnsemble.load(reward),
     )
@@ -100,11 +102,13 @@ def answer_lines(trained: Trained, prompt: str, count: int, rng: np.random.Gener
     world = TextWorld([prompt], trained.policy.tokenizer, group_size=count)
     rows = world.collect(trained.policy, count, rng)
     reward_B = None if trained.reward is None else trained.reward(rows).sum(1).tolist()
-    kl_B = None if trained.base is None else trained.policy.kl_BT(trained.base, rows).sum(1).tolist()
+    bound: float | None = getattr(trained.policy, "kl_bound_nats", None)
+    kl_B = None if trained.base is None or bound else trained.policy.kl_BT(trained.base, rows).sum(1).tolist()
     tokens_B = rows.mask_BT.sum(1).tolist()
     for row, item in enumerate(world.show(rows)):
         reward = "no reward model" if reward_B is None else f"reward {reward_B[row]:+.2f}"
         kl = "no base to measure from" if kl_B is None else f"KL {kl_B[row]:.2f} nats"
+        kl = f"KL at most {bound:.2f} nats" if bound else kl
         yield visible(item.content.strip())
         yield f"    [{reward}, {kl}, {tokens_B[row]} tokens]"
 

@@ -20,7 +20,7 @@ from backflip.errors import ConfigError, DataError
 from backflip.experiments.arms import checkpoint_of
 from backflip.loops.parts import stream
 from backflip.measures.diversity import length_tokens
-from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.kl import kl_columns
 from backflip.run_record import CHECKPOINTS, RunRecord, names_of, read_run
 from backflip.worlds.prompts import Prompt, read_prompts
 from backflip.worlds.text import TextWorld, answer, pad_left
@@ -53,12 +53,17 @@ class Contestant:
         return self.record.seed
 
     def stored(self) -> dict[str, str]:
-        """Return the answers that the run stored, by prompt: the last policy's of each row, or the base's."""
+        """Return the answers that the run stored, by prompt: the trained policy's, which go by the method's name, or the base's.
+
+        Best of n may stand behind it in a row, and is another policy.
+        """
         found: dict[str, str] = {}
+        method = str(self.record.config.get("method") or "ppo")
         for row in self.record.samples:
             prompt = row.get("prompt")
             answers = {key: text for key, text in row.items() if key != "prompt" and isinstance(text, str)}
-            key = BASE if self.series == BASE else next(reversed(answers), BASE)
+            trained = method if method in answers else next(reversed(answers), BASE)
+            key = BASE if self.series == BASE else trained
             if isinstance(prompt, str) and key in answers and (key != BASE or self.series == BASE):
                 found[prompt] = answers[key]
         return found
@@ -194,13 +199,14 @@ def answered(found: Sequence[Contestant], prompts: Path | None, limit: int, seed
 
 def _sampled(found: Sequence[Contestant], prompts: Sequence[Prompt], seed: int, *, chat: bool = True) -> Answered:
     """Let every contestant answer every prompt once, by its checkpoint, at the temperature it was trained at."""
+    from backflip.policies.best_of import load_used
     from backflip.policies.lm import load_policy
 
     answers: list[dict[str, str]] = []
     measured: list[dict[str, Estimate]] = []
     texts = [prompt.text for prompt in prompts]
     for one in found:
-        policy = load_policy(_checkpoint(one, one.series))
+        policy = load_used(_checkpoint(one, one.series))
         world = TextWorld(prompts, policy.tokenizer, chat=chat)
         rows = answer(
             policy, pad_left(world.tokens), torch.arange(len(texts)), stream(seed, f"answers of {one.author}")
@@ -211,7 +217,7 @@ def _sampled(found: Sequence[Contestant], prompts: Sequence[Prompt], seed: int, 
             nats["kl_nats_per_sequence"] = Estimate(0.0, 0.0, 0.0, len(texts))
         elif _has(one, BASE):
             base: LMPolicy = load_policy(_checkpoint(one, BASE), policy.config)
-            nats["kl_nats_per_sequence"] = kl_nats_per_sequence(policy, base, rows)
+            nats |= kl_columns(policy, base, rows)
         measured.append(nats)
     return Answered(texts, answers, [len(texts)] * len(found), measured)
 

@@ -26,6 +26,9 @@ METHODS = {
     "feedme": "backflip.loops.feedme",
     "conditional": "backflip.loops.conditional",
     "sft": "backflip.loops.sft",
+    "nash_md": "backflip.loops.nash_md",
+    "best_of_n": "backflip.loops.best_of_n",
+    "imitate": "backflip.loops.imitate",
 }
 """Name -> the module whose `METHOD` it is."""
 

@@ -20,6 +20,7 @@ from backflip.loops.parts import Trained, stream
 from backflip.measures.gold import gold_scores
 from backflip.memory import give_back
 from backflip.optimise.best_of_n import choose
+from backflip.policies.best_of import BestOfN
 from backflip.protocols import Policy
 from backflip.rewards.ensemble import RewardEnsemble
 from backflip.worlds.text import TextWorld, answer, pad_left
@@ -71,9 +72,13 @@ def answers_of(trained: Trained, world: TextWorld, gold: Gold, config: ReviewsTa
     n = config.best_of
     give_back()
     base_rows = held_out_answers(world, trained.reference, n + OPPONENTS, stream(config.seed, "base"))
-    rows = held_out_answers(world, trained.policy, 1, stream(config.seed, "held out"))
+    shape = (len(base_rows) // (n + OPPONENTS), n + OPPONENTS)
+    if isinstance(trained.policy, BestOfN):  # what it takes of the base's answers, of which there are n here
+        candidates = base_rows.select(np.arange(len(base_rows)).reshape(shape)[:, :n].ravel().tolist())
+        rows = candidates.select(choose(candidates, trained.policy.reward(candidates)))
+    else:
+        rows = held_out_answers(world, trained.policy, 1, stream(config.seed, "held out"))
     base_items, items = world.show(base_rows), world.show(rows)
-    shape = (len(rows), n + OPPONENTS)
     return Answers(
         base_items=[base_items[k * shape[1] : (k + 1) * shape[1]] for k in range(shape[0])],
         base_rows=base_rows,

@@ -24,11 +24,12 @@ from backflip.measures.agreement import accuracy, ceiling, set_aside
 from backflip.measures.best_of_n import best_of_n, kl_bound_nats
 from backflip.measures.calibration import calibration
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams, repetition
-from backflip.measures.kl import kl_nats_per_sequence
+from backflip.measures.kl import kl_columns
 from backflip.measures.stats import mean_interval, share_interval
 from backflip.measures.win_rate import wins
 from backflip.overseers.synthetic import SyntheticTeacher
 from backflip.overseers.terminal import visible
+from backflip.policies.best_of import BestOfN
 from backflip.protocols import Overseer
 from backflip.rewards.baselines import baseline_deltas, fit_bag_of_words
 from backflip.rewards.comparisons import Comparison, comparisons
@@ -50,11 +51,13 @@ def write_table(
     won_KN = wins(found.base_gold_KN[:, :n, None], found.opponents_KN[:, None, :]).mean(-1)
     first = found.base_rows.select([k * (n + OPPONENTS) for k in range(count)])
     base_texts, our_texts = texts([row[0] for row in found.base_items]), texts(found.items)
-    best = None if found.proxy is None else _best_of_n(found, found.proxy, won_KN)
+    chosen = isinstance(trained.policy, BestOfN)
+    best = None if found.proxy is None or chosen else _best_of_n(found, found.proxy, won_KN)
     # distinct-2 falls with the amount of text: all are looked at equally far
     said = [base_texts, our_texts, *([best.texts] if best else [])]
     limit = min(sum(len(ngrams(text, 2)) for text in each) for each in said)
-    kl = kl_nats_per_sequence(trained.policy, trained.reference, found.rows)
+    kl = kl_columns(trained.policy, trained.reference, found.rows)
+    entropy = {} if isinstance(trained.policy, BestOfN) else {"entropy_nats": entropy_nats(trained.policy, found.rows)}
     rows: list[dict[str, Any]] = [
         {
             "policy": "base",
@@ -67,8 +70,8 @@ def write_table(
         {
             "policy": title,
             "gold_win_rate": share_interval(wins(found.gold_K[:, None], found.opponents_KN).mean(1)),
-            "kl_nats_per_sequence": kl,
-            "entropy_nats": entropy_nats(trained.policy, found.rows),
+            **kl,
+            **entropy,
             **_form(our_texts, found.rows, limit),
         },
     ]
@@ -81,12 +84,18 @@ def write_table(
         "base_gold_win_rate": rows[0]["gold_win_rate"],
         f"{name}_gold": mean_interval(found.gold_K),
         "base_gold": mean_interval(found.opponents_KN.mean(1)),
-        f"{name}_kl_nats_per_sequence": kl,
+        f"{name}_kl_{'bound_nats' if chosen else 'nats_per_sequence'}": kl["kl_nats_per_sequence"],
         f"{name}_distinct2_ratio": distinct_ratio(our_texts, base_texts),
-        f"{name}_entropy_nats": rows[-1]["entropy_nats"],
+        **{f"{name}_{measure}": value for measure, value in entropy.items()},
         f"{name}_length_ratio": _ratio(length_tokens(found.rows), length_tokens(first)),
         **({f"{name}_proxy": mean_interval(found.proxy.ours_K)} if found.proxy else {}),
     }
+    if chosen and found.proxy is not None:
+        worst = best_of_n(found.proxy.base_KN[:, :n], won_KN, n, worst=True)
+        estimates |= {
+            f"{name}_gold_win_rate_of_the_worst": worst,
+            f"{name}_gold_win_rate_of_the_mean": rows[0]["gold_win_rate"],
+        }
     for each, estimate in estimates.items():
         run.estimate(each, estimate)
     return rows
@@ -142,7 +151,7 @@ def write_reward_model(
     """
     human = gold_judge(run)
     if found.proxy is None:
-        return human
+        return write_preference(found, trained, config, run) | human
     n, proxy = found.candidates, found.proxy
     items = [item for row in found.base_items for item in row[n : n + 2]]
     questions = pair_up(items, QUESTION, stream(config.seed, "held-out pairs"))
@@ -196,6 +205,23 @@ def write_reward_model(
         "bag of words, on the gold judge's own choice": against["bag_of_words_agreement_with_gold"],
         "by how much the reward model is right more often": against["reward_model_lead"],
         **human,
+    }
+
+
+def write_preference(found: Answers, trained: Trained, config: ReviewsTask, run: Run) -> dict[str, Estimate]:
+    """Measure the preference, where one was learned, on pairs of the base's answers, and the policy by it; return what is worth printing."""
+    if trained.preference is None:
+        return {}
+    n, count = found.candidates, len(found.items)
+    at_K = np.arange(count) * (n + OPPONENTS) + n  # the first two answers that nobody chooses from
+    prob_K = trained.preference(found.base_rows.select(at_K.tolist()), found.base_rows.select((at_K + 1).tolist()))
+    right = accuracy(prob_K.numpy() - 0.5, wins(found.base_gold_KN[:, n], found.base_gold_KN[:, n + 1]))
+    won = share_interval(trained.preference(found.rows, found.base_rows.select(at_K.tolist())).numpy())
+    run.estimate("preference_model_agreement_with_gold", right)
+    run.estimate(f"{config.method}_win_rate_by_preference", won)
+    return {
+        "preference model, on the gold judge's own choice": right,
+        "policy preferred to the base by it": won,
     }
 
 
@@ -292,7 +318,7 @@ def print_result(
     table = Table("policy", *(title for title, _ in columns.values()), title="held-out openings (95 % intervals)")
     for row in rows:
         cells = [
-            _cell(row.get(name), form, bound=name.startswith("kl") and row["policy"].startswith("best of"))
+            _cell(row.get(name), form, bound=name.startswith("kl") and row.get("kl_is_bound", False))
             for name, (_, form) in columns.items()
         ]
         table.add_row(row["policy"], *cells)
@@ -304,7 +330,7 @@ def print_result(
     console.print(right)
     beside = Table("opening", *(row["policy"] for row in rows), title="before and after")
     for k, (item_N, ours) in enumerate(list(zip(found.base_items, found.items, strict=True))[:PRINTED]):
-        best = () if found.proxy is None else (item_N[found.proxy.chosen[k]],)
+        best = () if found.proxy is None or len(rows) == 2 else (item_N[found.proxy.chosen[k]],)
         answers = (item_N[0], *best, ours)
         beside.add_row(*(Text(visible(text)) for text in (ours.prompt, *(item.content.strip() for item in answers))))
     console.print(beside)

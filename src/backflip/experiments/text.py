@@ -24,18 +24,20 @@ from backflip.loops.parts import Parts, Trained, stream
 from backflip.loops.ppo import PPOLoopConfig
 from backflip.measures.agreement import set_aside
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams
-from backflip.measures.kl import kl_nats_per_sequence
-from backflip.measures.stats import mean_interval, wilson
+from backflip.measures.kl import kl_columns, kl_nats_per_sequence
+from backflip.measures.stats import mean_interval, share_interval, wilson
 from backflip.overseers.function import FunctionOverseer
 from backflip.overseers.people import PeopleOverseer
 from backflip.overseers.recorded import recorded
 from backflip.overseers.terminal import TerminalOverseer
 from backflip.plan import SECONDS_BY_A_PERSON, Plan
+from backflip.policies.best_of import BestOfN
 from backflip.policies.checkpoints import read_tokenizer
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.protocols import Overseer, Policy, RewardModel
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.model import SequenceRewardModel
+from backflip.rewards.preference import FunctionPreference
 from backflip.worlds.prompts import Prompt, read_prompts
 from backflip.worlds.text import TextWorld, answer, pad_left
 
@@ -77,10 +79,13 @@ class TextTask:
     """JSONL with "prompt" or chat "messages", or a text file with a prompt a line. Required."""
     overseer: str = ""
     """Who compares: terminal, people (in the browser: `backflip serve`), or FILE.py:FUNCTION, a function (prompt, a, b) -> probability that a is better, or None. Required
-    unless `reward` is given, and then asked for the final comparisons alone."""
+    unless `reward` or `preference` is given, and then asked for the final comparisons alone."""
     reward: str = ""
     """A reward that is known, FILE.py:FUNCTION with a function (prompt, answer) -> number: none is learned. Methods that learn from
     pairs are told which of two answers it scores higher."""
+    preference: str = ""
+    """A preference that is known, for --method nash_md, and need come from no score: FILE.py:FUNCTION with a function (prompt, a, b) ->
+    probability that a is better. None is learned."""
     question: str = "Which answer is better?"
     """What the overseer is asked."""
     sampling: LMConfig = field(default_factory=lambda: LMConfig(max_new_tokens=128, rows=32))
@@ -128,6 +133,11 @@ def main(config: TextTask, run: Run) -> None:
             f"--method {config.method} learns from pairs and has no reward to which --components could be added; leave them out, or "
             "let an overseer or --reward say them"
         )
+    if config.preference and not method.preferring:
+        raise ConfigError(
+            f"--method {config.method} takes no preference that is known; take --method nash_md, or give the function as --overseer, which "
+            "is asked"
+        )
     train_prompts, held_prompts = split_prompts(read_prompts(config.prompts), config.held_out_share)
     teacher, overseer = overseers_of(config, run)
     policy = load_policy(config.policy, config.sampling, lora=_adapters(config), value_head=True)
@@ -155,6 +165,7 @@ def main(config: TextTask, run: Run) -> None:
         question=config.question,
         components=components,
         given=FunctionReward(function_of(config.reward, "--reward"), world, "--reward") if config.reward else None,
+        preference=_preference(config, world),
         check=check,
     )
     trained = method.train(parts, config, run)
@@ -173,10 +184,14 @@ def measure(
     items, base_items = world.show(ours), world.show(theirs)
     judgements = compare(items, base_items, overseer, config, run)
     if (right := set_aside(trained.fits)) is not None:
-        run.estimate("reward_model_accuracy", right)
-    kl = kl_nats_per_sequence(policy, base, ours)
-    run.estimate(f"{name}_kl_nats_per_sequence", kl)
-    run.estimate(f"{name}_entropy_nats", entropy_nats(policy, ours))
+        run.estimate("preference_model_accuracy" if trained.preference else "reward_model_accuracy", right)
+    if trained.preference is not None:
+        run.estimate(f"{name}_win_rate_by_preference", share_interval(trained.preference(ours, theirs).numpy()))
+    kl = kl_columns(policy, base, ours)
+    chosen = isinstance(policy, BestOfN)
+    run.estimate(f"{name}_kl_{'bound_nats' if chosen else 'nats_per_sequence'}", kl["kl_nats_per_sequence"])
+    if not isinstance(policy, BestOfN):
+        run.estimate(f"{name}_entropy_nats", entropy_nats(policy, ours))
     answers, before = [item.content for item in items], [item.content for item in base_items]
     limit = min(sum(len(ngrams(text, 2)) for text in said) for said in (answers, before))
     varied = limit > 0
@@ -196,11 +211,14 @@ def measure(
         [
             {
                 "policy": called,
-                "kl_nats_per_sequence": nats,
+                **nats,
                 **({"distinct2": distinct_n(said, limit=limit)} if varied else {}),
                 "length_tokens": length_tokens(rows),
             }
-            for called, nats, said, rows in (("base", nothing, before, theirs), (title, kl, answers, ours))
+            for called, nats, said, rows in (
+                ("base", {"kl_nats_per_sequence": nothing}, before, theirs),
+                (title, kl, answers, ours),
+            )
         ],
     )
     run.samples(
@@ -250,7 +268,7 @@ def write_cost(trained: Trained, final_comparisons: int, config: TextTask, run: 
             "final_comparisons": final_comparisons,
             "unanswered": trained.counts["unanswered"],
             "ties": trained.counts["ties"],
-            "judge": config.reward or config.overseer,
+            "judge": config.reward or config.preference or config.overseer,
             "judge_seconds": sum(j.seconds or 0.0 for j in run.store.judgements(0)[0]),
             "episodes": trained.episodes,
             "tokens_sampled": trained.tokens,
@@ -291,11 +309,16 @@ def overseers_of(config: TextTask, run: Run) -> tuple[Overseer, Overseer]:
     Raises:
         ConfigError: a setting names none.
     """
-    if not config.reward:
+    if not (config.reward or config.preference):
         found = overseer_of(config.overseer, run)
         return found, found
-    score = function_of(config.reward, "--reward")
-    by_score = FunctionOverseer(run.store, higher(score), name=config.reward)
+    if config.reward and config.preference:
+        raise ConfigError("--reward and --preference both say what is better; give one of them")
+    if config.preference:
+        judge = function_of(config.preference, "--preference")
+    else:
+        judge = higher(function_of(config.reward, "--reward"))
+    by_score = FunctionOverseer(run.store, judge, name=config.reward or config.preference)
     return by_score, overseer_of(config.overseer, run) if config.overseer else by_score
 
 
@@ -317,6 +340,12 @@ def overseer_of(text: str, run: Run) -> Overseer:
 def _answers(world: TextWorld, policy: Policy, rng: np.random.Generator, limit: int | None = None) -> Episodes:
     prompts = world.tokens[:limit]
     return answer(policy, pad_left(prompts), torch.arange(len(prompts)), rng)
+
+
+def _preference(config: TextTask, world: TextWorld) -> FunctionPreference | None:
+    if not config.preference:
+        return None
+    return FunctionPreference(function_of(config.preference, "--preference"), world, "--preference")
 
 
 def _start(config: TextTask, policy: LMPolicy, base: LMPolicy) -> Any:
@@ -348,7 +377,7 @@ def _require(config: TextTask) -> None:
         for name, given in (
             ("--policy", config.policy),
             ("--prompts", config.prompts != Path()),
-            ("--overseer (or --reward)", config.overseer or config.reward),
+            ("--overseer (or --reward)", config.overseer or config.reward or config.preference),
         )
         if not given
     ]

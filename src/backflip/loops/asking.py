@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
 from backflip.loops.answers import gather, person_weights, write_asked
+from backflip.loops.choosing import Asking, choose
 from backflip.loops.parts import Parts, Position, Trained, Training, share, stream
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.rewards.comparisons import Comparison, comparisons
@@ -22,7 +23,7 @@ from backflip.rewards.ensemble import RewardEnsemble
 from backflip.store.lineage import Lineage, judgement_id
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import Settings
+    from backflip.loops.settings import AskSettings, Settings
     from backflip.run import Run
 
 
@@ -43,13 +44,15 @@ class Told:
         return [one for one in self.answers if one.answer is not None]
 
 
-def ask(parts: Parts, before: Told, config: Settings, now: Training, run: Run) -> Told:
+def ask(parts: Parts, before: Told, config: AskSettings, now: Training, run: Run, asking: Asking | None = None) -> Told:
     """Put this round's questions to the overseer, and return what is known after it; logs the phase `ask`.
+
+    `asking` says which pairs are worth a question; None asks about the first that come.
 
     Raises:
         DataError: nobody answered a single question.
     """
-    at, new = now.at, next_questions(parts, config, now, run)
+    at, new = now.at, next_questions(parts, config, now, run, asking)
     # a policy that repeats itself makes the same question twice: it is asked, and counts, once
     questions = list({query.id: query for query in [*before.questions, *new]}.values())
     answers = gather(parts.overseer, questions, config, run)
@@ -82,7 +85,7 @@ def close(
 ) -> Trained:
     """Write down what was asked and what taught the policy, and return what came of it."""
     at = now.at
-    if reward is None and told.answers:  # taught by the judgements themselves, by way of no reward model
+    if not at.rewards and told.answers:  # taught by the judgements themselves, by way of no reward model
         at.rewards = [Lineage(run.store).add_reward(run.id, "judgements", told.taught, time.time())]
     Lineage(run.store).add_policy(run.id, "policy", at.rewards, time.time())
     run.store.expire(at.asked)  # what is still open would teach nothing any more
@@ -101,17 +104,23 @@ def close(
     )
 
 
-def next_questions(parts: Parts, config: Settings, now: Training, run: Run) -> list[Query]:
+def next_questions(
+    parts: Parts, config: AskSettings, now: Training, run: Run, asking: Asking | None = None
+) -> list[Query]:
     """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return what was asked there up to this round.
 
     It samples all the same: which prompts come next, and so what updates see, depends on it.
     """
     number = now.at.round
     asked = share(config.questions, config.rounds, number)
-    with run.progress.phase("sample answers to compare", total=2 * asked) as bar:
-        rows = now.counted(parts.world.collect(now.used, 2 * asked, stream(config.seed, "sample", number)))
-        new = pair_up(parts.world.show(rows), parts.question, stream(config.seed, "order", number))
-        bar.advance(2 * asked)
+    drawn = 2 * asked * (asking.candidates if asking else 1)
+    with run.progress.phase("sample answers to compare", total=drawn) as bar:
+        rows = now.counted(parts.world.collect(now.used, drawn, stream(config.seed, "sample", number)))
+        picked = choose(asking, rows, asked) if asking else [(place, "random") for place in range(asked)]
+        items = parts.world.show(rows.select([2 * place + side for place, _ in picked for side in (0, 1)]))
+        new = pair_up(items, parts.question, stream(config.seed, "order", number))
+        new = [replace(query, reason=why) for query, (_, why) in zip(new, picked, strict=True)]
+        bar.advance(drawn)
     return parts.overseer.come_up(number, config.rounds) if isinstance(parts.overseer, RecordedOverseer) else new
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from backflip.loops.answers import what_weighting_changed, write_weighting
 from backflip.loops.asking import Told, ask
+from backflip.loops.choosing import Asking
 from backflip.loops.parts import Parts, Training, save, stream
 from backflip.memory import give_back
 from backflip.rewards.combine import WeightedRewards
@@ -23,12 +24,12 @@ from backflip.rewards.model import SequenceRewardModel
 from backflip.store.lineage import Lineage
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import RewardSettings
+    from backflip.loops.settings import FitSettings
     from backflip.run import Run
 
 
 def hear_and_fit(
-    parts: Parts, told: Told, config: RewardSettings, now: Training, run: Run
+    parts: Parts, told: Told, config: FitSettings, now: Training, run: Run
 ) -> tuple[Told, RewardEnsemble | None, WeightedRewards]:
     """Carry out the first half of a round: ask, fit and save, or read again what was asked and fitted before a kill.
 
@@ -39,7 +40,7 @@ def hear_and_fit(
     if now.at.fitted:
         reward = reread_reward(config, now, run)
     else:
-        told = ask(parts, told, config, now, run)
+        told = ask(parts, told, config, now, run, asking_of(config, now, run))
         reward = learn_reward(parts, told, config, now, run)
         now.at.fitted = True
         save(now, parts, run)
@@ -47,7 +48,7 @@ def hear_and_fit(
     return told, reward, WeightedRewards({"learned": (1.0, reward), **parts.components})
 
 
-def learn_reward(parts: Parts, told: Told, config: RewardSettings, now: Training, run: Run) -> RewardEnsemble:
+def learn_reward(parts: Parts, told: Told, config: FitSettings, now: Training, run: Run) -> RewardEnsemble:
     """Fit this round's reward to everything that was said so far, normalise it, keep it; logs the phase `reward`."""
     at, number = now.at, now.at.round
     reward, at.fits = fit_reward(parts, told.pairs, config, run, number)
@@ -65,7 +66,15 @@ def learn_reward(parts: Parts, told: Told, config: RewardSettings, now: Training
     return reward
 
 
-def reread_reward(config: RewardSettings, now: Training, run: Run) -> RewardEnsemble:
+def asking_of(config: FitSettings, now: Training, run: Run) -> Asking | None:
+    """Return how this round's pairs are chosen by the models of the round before; None where they are random."""
+    if config.queries == "random" or now.at.round == 0:
+        return None
+    before = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{now.at.round - 1}")
+    return Asking(config.queries, config.candidates, before.models)
+
+
+def reread_reward(config: FitSettings, now: Training, run: Run) -> RewardEnsemble:
     """Return the reward of this round, fitted before a kill."""
     reward = RewardEnsemble.load(run.path / "checkpoints" / f"reward_model-{now.at.round}")
     return RewardEnsemble(reward.models, config.ensemble)
@@ -74,7 +83,7 @@ def reread_reward(config: RewardSettings, now: Training, run: Run) -> RewardEnse
 def fit_reward(
     parts: Parts,
     pairs: Sequence[Comparison],
-    config: RewardSettings,
+    config: FitSettings,
     run: Run,
     number: int,
     phase: str = "reward",
@@ -101,7 +110,7 @@ def weighting_changed(
     pairs: Sequence[Comparison],
     reward: RewardEnsemble,
     fits: Sequence[Mapping[str, float]],
-    config: RewardSettings,
+    config: FitSettings,
     run: Run,
 ) -> dict[str, float]:
     """Fit the last reward once more, everybody weighing the same, and return how the two differ on all comparisons."""

@@ -26,11 +26,11 @@ from backflip.protocols import RewardModel
 from backflip.rewards.combine import WeightedRewards
 
 if TYPE_CHECKING:
-    from backflip.loops.settings import RewardSettings, Settings
+    from backflip.loops.settings import RewardSettings, UpdateSettings
     from backflip.run import Run
 
 
-def sample(parts: Parts, now: Training, rows: int, group: int, config: Settings) -> Episodes:
+def sample(parts: Parts, now: Training, rows: int, group: int, config: UpdateSettings) -> Episodes:
     """Let the policy answer the next prompts, `group` times each: the rows of the next update."""
     world = parts.world
     usual, world.group_size = world.group_size, group
@@ -82,7 +82,7 @@ def take_updates(
     reward: RewardModel | None,
     parts: Parts,
     now: Training,
-    config: Settings,
+    config: UpdateSettings,
     run: Run,
 ) -> None:
     """Take this round's updates, with looks at held-out prompts and saved states between them; logs `phase` and `check`.

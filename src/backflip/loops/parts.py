@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 from backflip.data import Episodes
+from backflip.optimise.nash_md import Preference
 from backflip.policies.asked import AskedLM
+from backflip.policies.best_of import BestOfN
 from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer, RewardModel, World
 from backflip.rewards.comparisons import Comparison
@@ -54,6 +56,8 @@ class Parts:
     """Rewards with their weights that are added to the learned one (weight 1), and logged apart."""
     given: RewardModel | None = None
     """A reward that is known, a plain function say: nobody is asked for one, and none is learned."""
+    preference: Preference | None = None
+    """A preference that is known, for a method that learns one: nobody is asked, and none is learned."""
     check: Callable[[LMPolicy | AskedLM, RewardModel | None], dict[str, float]] | None = None
     """A look at held-out prompts, with the reward where there is one; may cost, never teaches."""
 
@@ -62,7 +66,7 @@ class Parts:
 class Trained:
     """What came of it, and what it cost."""
 
-    policy: LMPolicy | AskedLM
+    policy: LMPolicy | AskedLM | BestOfN
     """What was trained, as it is meant to be used."""
     reward: RewardEnsemble | None
     """What was learned from the comparisons; None for a method that learns no reward."""
@@ -80,6 +84,8 @@ class Trained:
     """Updates that were planned: the number in the policy's checkpoint."""
     given: RewardModel | None = None
     """The reward that was known from the beginning."""
+    preference: Preference | None = None
+    """What was learned or known of preferences that need come from no score; None for a method that learns none."""
     noise: float = 0.0
     """Share of the answers that the fit of the reward took for coin flips."""
 
@@ -144,6 +150,8 @@ class Method:
     """Carry it out, or what is left of it after a kill."""
     rewarded: bool = True
     """Whether it learns from a reward; else from the pairs themselves."""
+    preferring: bool = False
+    """Whether it learns a preference, and takes one that is known."""
 
 
 def begin(parts: Parts, config: Settings, run: Run, beta: float = 0.0) -> Training:

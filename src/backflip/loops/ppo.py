@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from backflip.errors import ConfigError
 from backflip.loops.asking import close, reread
+from backflip.loops.choosing import check_queries
 from backflip.loops.fitting import hear_and_fit
 from backflip.loops.improving import Stopwatch, sample, score, take_updates
 from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
@@ -29,6 +30,7 @@ from backflip.plan import MethodWork
 from backflip.rewards.combine import WeightedRewards
 from backflip.rewards.ensemble import EnsembleRule, Mean, check_rule
 from backflip.rewards.fit import FitConfig
+from backflip.rewards.queries import Choice
 
 if TYPE_CHECKING:
     from backflip.run import Run
@@ -44,6 +46,10 @@ class PPOLoopConfig:
     """Rounds of sample, ask, fit, improve; the comparisons and updates are shared among them."""
     comparisons: int = 2000
     """Questions put to the overseer, over all rounds."""
+    queries: Choice = "random"
+    """Which pairs are asked about after the first round: random, those on which the reward models of the round before disagree, or mixed."""
+    candidates: int = 4
+    """Pairs drawn for each that is asked about, where they are not random."""
     wait_seconds: float = float("inf")
     """How long a round waits for answers; those that come later are used in the next round."""
     members: int = 3
@@ -89,6 +95,7 @@ class PPOLoopConfig:
                 "finite adam_eps of 0 or more, and wait_seconds of 0 or more"
             )
         check_rule(self.ensemble, self.members)
+        check_queries(self.queries, self.candidates, self.rounds, self.members)
         if self.normalise_on < 2:
             raise ConfigError(f"normalise_on is {self.normalise_on}, expected 2 or more answers: one has no spread")
         if min(self.questions, self.updates) < self.rounds:

@@ -11,18 +11,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from backflip.errors import ConfigError
+from backflip.loops.choosing import check_queries
 from backflip.loops.stop import StopRules
 from backflip.optimise.scores import ScoreRules
 from backflip.plan import MethodWork
 from backflip.rewards.ensemble import EnsembleRule, Mean, check_rule
 from backflip.rewards.fit import FitConfig
+from backflip.rewards.queries import Choice
 
 if TYPE_CHECKING:
+    from backflip.loops.best_of_n import BestOfNLoopConfig
+    from backflip.loops.imitate import ImitateLoopConfig
     from backflip.loops.ppo import PPOLoopConfig
 
 RewardSettings: TypeAlias = "PPOLoopConfig | RewardLearningConfig"
+"""Of any recipe that learns a reward, and trains a policy on it."""
+FitSettings: TypeAlias = "RewardSettings | BestOfNLoopConfig"
 """Of any recipe that learns a reward."""
-Settings: TypeAlias = "PPOLoopConfig | RewardLearningConfig | LearningConfig"
+AskSettings: TypeAlias = "FitSettings | LearningConfig"
+"""Of any recipe that asks."""
+UpdateSettings: TypeAlias = "RewardSettings | LearningConfig | ImitateLoopConfig"
+"""Of any recipe that trains a policy."""
+Settings: TypeAlias = "AskSettings | ImitateLoopConfig"
 """Of any recipe."""
 
 
@@ -93,6 +103,10 @@ class RewardLearningConfig:
     save_every: int = 10
     """Updates between saved states."""
 
+    queries: Choice = "random"
+    """Which pairs are asked about after the first round: random, those on which the reward models of the round before disagree, or mixed."""
+    candidates: int = 4
+    """Pairs drawn for each that is asked about, where they are not random."""
     members: int = 3
     """Reward models in the ensemble."""
     fit: FitConfig = field(
@@ -112,6 +126,7 @@ class RewardLearningConfig:
         check_learning(self)
         one_or_more(self, ("members", "episodes"))
         check_rule(self.ensemble, self.members)
+        check_queries(self.queries, self.candidates, self.rounds, self.members)
         if self.normalise_on < 2:
             raise ConfigError(f"normalise_on is {self.normalise_on}, expected 2 or more answers: one has no spread")
 

@@ -8,6 +8,8 @@ Shapes: B rows, T decisions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,6 +28,15 @@ def kl_nats_per_sequence(policy: Policy, reference: Policy, episodes: Episodes) 
     first: the interval and n count openings.
     """
     return _over_openings(kl_B(policy, reference, episodes), episodes)
+
+
+def kl_columns(policy: Any, reference: Policy, episodes: Episodes) -> dict[str, Any]:
+    """Return a table's `kl_nats_per_sequence`: measured, or for best of n, which has no tokens' distribution, its bound with `kl_is_bound`."""
+    bound: float | None = getattr(policy, "kl_bound_nats", None)
+    if bound is None:
+        return {"kl_nats_per_sequence": kl_nats_per_sequence(policy, reference, episodes)}
+    openings = len(np.unique(episodes.group_B.cpu().numpy()))
+    return {"kl_nats_per_sequence": Estimate(bound, bound, bound, openings), "kl_is_bound": True}
 
 
 def k1_nats_per_sequence(policy: Policy, reference: Policy, episodes: Episodes) -> Estimate:

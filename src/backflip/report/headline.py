@@ -34,7 +34,7 @@ class Finding:
 def measured(evidence: Evidence, policy: str, measure: str) -> Estimate | None:
     """Return a measure of a policy from the table, else from the estimates of `summary.json`."""
     row = evidence.table.get(policy, {})
-    short = {"best_of_n": "bon"}.get(policy, policy)
+    short = "bon" if policy == "best_of_n" != evidence.method else policy
     others = {f"{evidence.method}_win_rate": "win_rate_by_overseer"}
     return row.get(measure) or evidence.estimates.get(others.get(f"{short}_{measure}", f"{short}_{measure}"))
 
@@ -67,8 +67,9 @@ def outcome(evidence: Evidence) -> str:
             f"(95 % interval {show_interval(won, 'share')}, n = {won.n:,})"
         )
         kl = measured(evidence, evidence.method, "kl_nats_per_sequence")
-        text += f", at {show(kl.value, 'nats')} of KL from the base." if kl else "."
-        best = measured(evidence, "best_of_n", measure)
+        most = "at most " if evidence.method == "best_of_n" else ""
+        text += f", at {most}{show(kl.value, 'nats')} of KL from the base." if kl else "."
+        best = None if most else measured(evidence, "best_of_n", measure)
         if best is not None:
             text += f" {evidence.label('best_of_n')} from the base, chosen by the proxy, reaches {show(best.value, 'share')} ({show_interval(best, 'share')})."
         return text

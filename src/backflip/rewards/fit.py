@@ -3,7 +3,7 @@
 Nothing here knows text from control: items become episodes through `World.load`, and a model is asked for `score_B`.
 Left out: what a comparison is (`comparisons`), and the null baselines (`baselines`).
 
-Shapes: B comparisons of a batch, R rows (distinct items).
+Shapes: B comparisons of a batch, R rows (distinct items), K numbers that are said of a row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,19 @@ class Scorer(Protocol):
 
     def score_B(self, episodes: Episodes, *, with_grad: bool = False) -> Tensor:
         """Return one raw score a row."""
+        ...
+
+
+@runtime_checkable
+class Pairwise(Protocol):
+    """A scorer that prefers by more than the difference of two scores."""
+
+    def said_BK(self, episodes: Episodes, *, with_grad: bool = False) -> Tensor:
+        """Return what it says of every row by itself."""
+        ...
+
+    def lead_B(self, first_BK: Tensor, second_BK: Tensor) -> Tensor:
+        """Return the log-odds that the first of two rows is preferred; the other way round its negative."""
         ...
 
 
@@ -130,10 +143,17 @@ class Rows:
         )
 
     def delta_B(self, model: Scorer, at_B: Tensor | None = None, *, with_grad: bool = False) -> Tensor:
-        """Return score(first) - score(second) of the comparisons at `at_B` (None: all); shared items are scored once."""
+        """Return score(first) - score(second) of the comparisons at `at_B` (None: all), or the lead of a model that has more than
+        scores; shared items are read once.
+        """
         at_B = torch.arange(len(self.first_B)) if at_B is None else at_B
         used_R, inverse = torch.unique(torch.cat([self.first_B[at_B], self.second_B[at_B]]), return_inverse=True)
-        score_R = model.score_B(self.episodes.select(used_R), with_grad=with_grad)
+        rows = self.episodes.select(used_R)
+        if isinstance(model, Pairwise):
+            said_RK = model.said_BK(rows, with_grad=with_grad)
+            first, second = inverse.to(said_RK.device).chunk(2)
+            return model.lead_B(said_RK[first], said_RK[second])
+        score_R = model.score_B(rows, with_grad=with_grad)
         first, second = inverse.to(score_R.device).chunk(2)
         return score_R[first] - score_R[second]
 

@@ -4,7 +4,7 @@ The one place in rewards that knows how text becomes the model's input. Checkpoi
 `AutoModelForSequenceClassification` folders, so other tools read ours and we read theirs. Left out: fitting (`fit`),
 averaging several (`ensemble`).
 
-Shapes: B rows, P prompt tokens, T answer tokens, L = tokens of prompt and answer together, D hidden.
+Shapes: B rows, P prompt tokens, T answer tokens, L = tokens of prompt and answer together, D hidden, K labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -55,6 +55,13 @@ class Normaliser:
 class SequenceRewardModel:
     """Score whole answers with a Hugging Face sequence classifier of one label."""
 
+    called, labels_wanted = "reward model", "one label"
+
+    @staticmethod
+    def reads(labels: int) -> bool:
+        """Return whether a classifier of so many labels is one of these."""
+        return labels == 1
+
     def __init__(self, module: Any, normaliser: Normaliser | Literal["none"] | None = None) -> None:
         """Wrap `module`, a classifier from transformers with one label and `config.pad_token_id` set.
 
@@ -64,9 +71,9 @@ class SequenceRewardModel:
         Raises:
             ConfigError: the module has another number of labels or no pad token.
         """
-        if module.config.num_labels != 1:
+        if not self.reads(module.config.num_labels):
             raise ConfigError(
-                f"a reward model needs one label, this classifier has {module.config.num_labels}; use another checkpoint"
+                f"a {self.called} needs {self.labels_wanted}, this classifier has {module.config.num_labels}; use another checkpoint"
             )
         if module.config.pad_token_id is None:
             raise ConfigError(
@@ -77,9 +84,7 @@ class SequenceRewardModel:
         self.normaliser = normaliser
 
     @classmethod
-    def from_causal_lm(
-        cls, source: Any, rng: np.random.Generator, pad_token_id: int | None = None
-    ) -> SequenceRewardModel:
+    def from_causal_lm(cls, source: Any, rng: np.random.Generator, pad_token_id: int | None = None) -> Self:
         """Start from a causal language model (a folder or hub id, or one in memory, which is copied).
 
         The head is drawn from N(0, 1 / (D + 1)) without bias (Ziegler et al. 2019; Stiennon et al. 2020, App. B.1).
@@ -128,7 +133,7 @@ class SequenceRewardModel:
         return cls(module)
 
     @classmethod
-    def load(cls, path: str | Path, normaliser: Literal["stored", "none"] = "stored") -> SequenceRewardModel:
+    def load(cls, path: str | Path, normaliser: Literal["stored", "none"] = "stored") -> Self:
         """Read a checkpoint of ours or of another tool (a folder or a hub id).
 
         Raises:
@@ -159,7 +164,11 @@ class SequenceRewardModel:
                 tokenizer.save_pretrained(folder)
 
     def score_B(self, episodes: Episodes, *, with_grad: bool = False, tokens_a_pass: int | None = None) -> Tensor:
-        """Return the raw score of every row, float32; the same in whatever batch and padding a row stands.
+        """Return the raw score of every row, float32; errors and `tokens_a_pass` are those of `said_BK`."""
+        return self.said_BK(episodes, with_grad=with_grad, tokens_a_pass=tokens_a_pass)[:, 0]
+
+    def said_BK(self, episodes: Episodes, *, with_grad: bool = False, tokens_a_pass: int | None = None) -> Tensor:
+        """Return all that the head says of every row, float32; the same in whatever batch and padding a row stands.
 
         Rows go through in order of length, at most `tokens_a_pass` tokens (padding included) at once; None: as suits the device.
 
@@ -195,7 +204,7 @@ class SequenceRewardModel:
     def set_head(self, weight_D: Tensor) -> None:
         """Replace the weights of the scalar head."""
         with torch.no_grad():
-            self._head.weight.copy_(weight_D.view(1, -1))
+            self._head.weight[0] = weight_D
 
     @property
     def _head(self) -> nn.Linear:
@@ -259,9 +268,9 @@ class SequenceRewardModel:
     def _pass(self, token_BL: Tensor, length_B: Tensor) -> Tensor:
         if isinstance(getattr(self.module, "score", None), nn.Linear):
             # Read at the last token here: transformers looks for the last that is no padding, which a pad equal to eos hides.
-            return self._head(self._last_hidden_BD(token_BL, length_B))[:, 0].float()
+            return self._head(self._last_hidden_BD(token_BL, length_B)).float()
         ids_BL, real_BL = _cut(token_BL, length_B)
-        return self.module(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False).logits[:, 0].float()
+        return self.module(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False).logits.float()
 
     def _last_hidden_BD(self, token_BL: Tensor, length_B: Tensor) -> Tensor:
         """Return what the model makes of every row's last token; filling stands behind it and is never read."""
