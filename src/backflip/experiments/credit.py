@@ -344,16 +344,14 @@ def figures(
     result: dict[str, Any] = {}
     for seen, cut in SEEN.items():
         by_chance = known_by(grid, config.actions, config.start_at_s2, whole=cut is None)
-        series: list[dict[str, Any]] = [
-            {"name": "chance that Q-learning knows it, exact", "x": grid.tolist(), "y": by_chance.tolist()}
-        ]
+        series: list[dict[str, Any]] = [{"name": "Q-learning, exact", "x": grid.tolist(), "y": by_chance.tolist()}]
         for arm, name in ARMS.items():
             curves = np.array([one["success_U"] for one in found if (one["seen"], one["arm"]) == (seen, arm)])
             estimates = [share_interval(curves[:, place]).as_json() for place in shown]
             series.append({"name": name, "x": [place * config.episodes for place in shown], "estimates": estimates})
         result[seen] = {
             "title": {"pieces": "Seen in pieces of one decision", "whole": "Seen whole"}[seen],
-            "caption": f"Chance of s1 -> s2 -> s3 from s1, mean over {config.seeds} seeds with 95 % intervals. At random it is {1 / config.actions**2:.3f}.",
+            "caption": f"Chance of s1 -> s2 -> s3 from s1, mean over {config.seeds} seeds with 95 % intervals; exact: the chance that Q-learning knows the way. At random it is {1 / config.actions**2:.3f}.",
             "x": {"label": "Episodes", "unit": "count"},
             "y": {"label": "s1 -> s2 -> s3", "unit": "share"},
             "series": series,
@@ -362,7 +360,7 @@ def figures(
     exact = {seen: [episodes_until_known(a, share, whole=cut is None) for a in worlds] for seen, cut in SEEN.items()}
     waits: list[dict[str, Any]] = [
         {
-            "name": "until somebody first goes the whole way, exact",
+            "name": "first whole way, exact",
             "x": worlds,
             "y": [episodes_until_whole(a, share) for a in worlds],
         }

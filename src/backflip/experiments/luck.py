@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 Told = Literal["return", "mean"]
 BEGIN, LUCKY, UNLUCKY, OVER = range(4)
 SURE, GAMBLE = 0, 1
-ARMS: dict[Told, str] = {"return": "asked for the best return", "mean": "asked for the best mean return"}
+ARMS: dict[Told, str] = {"return": "best return asked", "mean": "best mean asked"}
 PREDICTED = (
     "stated before: asked for the best return the policy gambles whatever the odds are and falls short of the optimum where they are bad, and "
     "not where nothing is left to luck; refuted if it falls short nowhere, or there too"
@@ -286,11 +286,11 @@ def figures(points: Sequence[dict[str, Any]], asked: dict[str, Any], config: Luc
     exact = {told: [exact_rounds(world, told, config)[-1] for world in worlds] for told in ARMS}
     first = [value(world, asked_for_mean(world, uniform(world))) for world in worlds]
     lines: list[tuple[str, list[float]]] = [
-        ("optimum, exact", [value(world, best(world)) for world in worlds]),
-        (f"{ARMS['return']}, exact", exact["return"]),
-        (f"{ARMS['mean']}, one round, exact", first),
-        (f"{ARMS['mean']}, {config.rounds} rounds, exact", exact["mean"]),
-        ("random base, exact", [value(world, uniform(world)) for world in worlds]),
+        ("optimum", [value(world, best(world)) for world in worlds]),
+        (ARMS["return"], exact["return"]),
+        (f"{ARMS['mean']}, 1 round", first),
+        (f"{ARMS['mean']}, {config.rounds} rounds", exact["mean"]),
+        ("random base", [value(world, uniform(world)) for world in worlds]),
     ]
     series: list[dict[str, Any]] = [{"name": name, "x": odds, "y": y} for name, y in lines]
     for told, name in ARMS.items():
@@ -304,7 +304,7 @@ def figures(points: Sequence[dict[str, Any]], asked: dict[str, Any], config: Luc
     return {
         "odds": {
             "title": "What is delivered, by the odds of the gamble",
-            "caption": f"Points: {config.rounds} rounds of {config.episodes} episodes, mean over {config.seeds} seeds with 95 % intervals.",
+            "caption": f"Lines are exact. Points: {config.rounds} rounds of {config.episodes} episodes, mean over {config.seeds} seeds with 95 % intervals.",
             "x": {"label": "Odds of the gamble", "unit": "share"},
             "y": {"label": "Expected return"},
             "series": series,

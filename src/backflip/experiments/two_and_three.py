@@ -310,7 +310,7 @@ def figures(table: Sequence[dict[str, Any]], config: TwoAndThreeConfig) -> dict[
     for kind, ratings in KINDS.items():
         rows = sorted((row for row in table if row["ratings"] == kind), key=lambda row: row["limits"]["share_kept"])
         x = [row["limits"]["share_kept"] for row in rows]
-        gaps.append({"name": f"{ratings}, the limits", "x": x, "y": [row["limits"]["gap"] for row in rows]})
+        gaps.append({"name": f"{ratings}, limits", "x": x, "y": [row["limits"]["gap"] for row in rows]})
         gaps.append({"name": f"{ratings}, trained", "x": x, "estimates": [row["gap"] for row in rows]})
     reward = {"label": "Expected reward, deviations of the base's"}
     return {
@@ -321,12 +321,12 @@ def figures(table: Sequence[dict[str, Any]], config: TwoAndThreeConfig) -> dict[
             "y": reward,
             "series": [
                 {
-                    "name": "frontier (tilt), exact",
+                    "name": "tilt, exact",
                     "x": nats.tolist(),
                     "y": [frontier(base, r_C[None], float(k)) for k in nats],
                 },
                 {
-                    "name": "conditioning on the best, exact",
+                    "name": "conditioning, exact",
                     "x": (-np.log(kept / config.answers)).tolist(),
                     "y": [float(r_C[-count:].mean()) for count in kept],
                 },
