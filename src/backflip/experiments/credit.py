@@ -7,7 +7,7 @@ was learned from other pieces; REINFORCE learns to leave, tuning learns nothing 
 action (the control). Whole, all but the control learn it, and Q-learning needs fewer episodes than pass until somebody first goes the whole way.
 What would refute it: REINFORCE, tuning or the control learn it from pieces in any seed; Q-learning or the actor-critic do not in some.
 
-Shapes: S states, A actions, U updates.
+Shapes: B rows, T decisions, S states, A actions, K outcomes of an action, N things that a policy can see (the states), U updates.
 """
 
 from __future__ import annotations

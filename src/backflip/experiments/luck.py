@@ -7,7 +7,7 @@ whatever p is, and delivers p + 0.3 (1 - p): less than the optimum wherever p < 
 nothing is left to luck (the control). Told mean returns, over three rounds it delivers the optimum at every p measured. What would refute
 it: no shortfall at p = 1/4, which would say that the world is as good as deterministic; or a shortfall in the control.
 
-Shapes: B rows of one decision each, S states, A actions, L levels.
+Shapes: B rows, T decisions (one, where a row is a single decision), S states, A actions, K outcomes of an action, N states with levels told, G returns.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A policy that was trained on everything, each row told the return it came to, an
 episodes that came to it. In those the dice had fallen well, and the rule does not tell luck from choice (Paster et al. 2022; Brandfonbrener
 et al. 2022). Told the *mean* return of what was chosen instead, it cannot ask for luck. Left out: learning (`optimise.conditional`).
 
-Shapes: S states, A actions, G returns.
+Shapes: S states, A actions, K outcomes of an action, G returns.
 """
 
 from __future__ import annotations
