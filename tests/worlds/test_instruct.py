@@ -75,3 +75,4 @@ def test_a_broken_installation_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_cut_says_so() -> None:
     assert shortened("short") == "short"
     assert shortened("a" * (CUT + 5)).endswith("[... 5 more characters]")
+    assert shortened("a\n" * 20) == "\n".join("a" * 8) + " [... 25 more characters]"

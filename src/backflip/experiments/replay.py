@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 BIGRAMS = 2000
 """Bigrams that are compared, within answers, the first in the order of the file: the share of distinct ones falls with the amount of text."""
-SHOWN, CUT = 8, 600
+SHOWN, CUT, LINES = 8, 400, 8
+"""Answers that are shown, and how much of each: characters and lines."""
 GREEDY = (
     "each answer is one greedy sample, so these figures say nothing of entropy: a model that could answer in a thousand ways and one that could "
     "answer in one look alike here"
@@ -57,7 +58,7 @@ def replay(run: Run) -> tuple[dict[str, Any], str]:
         ]
     )
     places = list(range(len(MODELS)))
-    axis = {"label": "0: davinci; 1, 2, 3: text-davinci-001, -002, -003", "unit": "count"}
+    axis = {"label": "0: davinci; 1, 2, 3: text-davinci-001, -002, -003"}
 
     def figure(name: str, title: str, y: dict[str, str]) -> dict[str, Any]:
         measured = [row[name].as_json() for row in found.values()]
@@ -83,4 +84,5 @@ def replay(run: Run) -> tuple[dict[str, Any], str]:
 
 def shortened(text: str) -> str:
     """Return a text as it is shown, with a mark where it was cut."""
-    return text if len(text) <= CUT else f"{text[:CUT]} [... {len(text) - CUT:,} more characters]"
+    shown = "\n".join(text[:CUT].split("\n")[:LINES])
+    return text if shown == text else f"{shown} [... {len(text) - len(shown):,} more characters]"
