@@ -47,7 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """What each method is told here beside what all are told."""
 UPDATED = [name for name in SMALL if name != "best_of_n"]
 """Those that train the policy and ask somebody."""
-Judge = Callable[[str, str, str], float | None]
+Judge = Callable[..., float | None]
 
 
 def config_of(method: str, **more: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from backflip.data import Query
 from backflip.errors import DataError
 from backflip.overseers.function import FunctionOverseer
 from backflip.protocols import Overseer
@@ -76,3 +77,14 @@ def test_numbers_of_numpy_are_numbers_and_an_exit_is_a_failure(store: Store, que
 def test_an_order_that_is_none_is_refused(store: Store, query: Any):
     with pytest.raises(DataError, match="order"):
         FunctionOverseer(store, longer).ask([replace(query("aa", "a"), order=(1, 1))])
+
+
+def test_a_function_of_one_answer_grades(store: Store, item: Any):
+    judge = FunctionOverseer(store, lambda prompt, answer: None if not answer else len(answer) / 4, name="grades")
+    asked = [Query((item(text),), "how good?", kind="rate") for text in ("a", "", "abcd")]
+    judge.ask(asked)
+    assert [one.answer for one in judge.answers(0)[0]] == [(0.25,), None, (1.0,)]
+    with pytest.raises(DataError, match=r"expected a score in \[0, 1\]"):
+        judge.ask([Query((item("abcde"),), "how good?", kind="rate")])
+    with pytest.raises(DataError, match="rate of 2"):
+        judge.ask([Query((item("a"), item("b")), "how good?", kind="rate")])

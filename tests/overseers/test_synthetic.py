@@ -3,14 +3,15 @@
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
-from backflip.data import Query
+from backflip.data import Query, digest
 from backflip.errors import ConfigError, DataError
 from backflip.overseers.synthetic import (
     SyntheticTeacher,
@@ -212,3 +213,50 @@ def test_a_score_is_linear_up_to_the_full_score(store: Store, worth: Any, item: 
     assert [one.answer for one in judge.answers(0)[0]] == [(0.5,), (0.75,), (0.0,), (1.0,)]
     with pytest.raises(ConfigError, match="full_score"):
         TeacherConfig(full_score=-1.0)
+
+
+def test_grades_from_1_to_7_are_the_score_in_steps(store: Store, worth: Any, item: Any):
+    judge = SyntheticTeacher(store, worth, TeacherConfig(full_score=3.0, grades=7))
+    asked = [
+        Query((item(text),), "from 1 to 7?", kind="rate")
+        for text in ("-9", "-3", "-0.6", "0", "1.4", "2.4", "2.6", "8")
+    ]
+    judge.ask(asked)
+    assert [round(1 + 6 * one.answer[0], 9) for one in judge.answers(0)[0] if one.answer] == [1, 1, 3, 4, 5, 6, 7, 7]
+    for grades in (1, -7):
+        with pytest.raises(ConfigError, match="no grades or 2"):
+            TeacherConfig(grades=grades)
+
+
+def test_a_teacher_scores_as_rationally_as_it_compares(store: Store, worth: Any, item: Any):
+    """Two scores of one truth each, put in order, are a Bradley-Terry answer of the same beta."""
+    judge = SyntheticTeacher(store, worth, TeacherConfig(beta=1.5, full_score=100.0))
+
+    def scores(text: str) -> np.ndarray:
+        asked = [Query((item(text),), "?", kind="rate", repeat=k) for k in range(4000)]
+        return np.array([(judge.judge(query).answer or (np.nan,))[0] for query in asked])
+
+    better, worse = scores("0.8"), scores("0")
+    assert float((better > worse).mean()) == pytest.approx(expit(1.5 * 0.8), abs=0.03)
+    assert 100 * (2 * float(better.mean()) - 1) == pytest.approx(0.8, abs=0.08)
+    assert judge.score(item("0.8")) == pytest.approx(0.504)
+
+
+def test_a_teacher_errs_in_scores_too(store: Store, worth: Any, item: Any):
+    query = Query((item("3"),), "?", kind="rate")
+    wrong = SyntheticTeacher(store, worth, TeacherConfig(full_score=3.0, mistake=1.0))
+    assert wrong.judge(query).answer == (0.0,)
+    picky = SyntheticTeacher(store, worth, TeacherConfig(full_score=3.0, skip=4.0))
+    assert picky.judge(query).answer is None and "not good enough" in picky.judge(query).note
+    coin = SyntheticTeacher(store, worth, TeacherConfig(full_score=3.0, beta=0.0))
+    drawn = [
+        coin.judge(Query((item(text),), "?", kind="rate", repeat=k)).answer for k in range(300) for text in ("3", "-3")
+    ]
+    assert np.mean([one[0] for one in drawn if one]) == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_teacher_without_grades_is_called_as_it_was_before_there_were_any(store: Store, worth: Any):
+    before = {**asdict(TeacherConfig(beta=2.0)), "beta": repr(2.0)}
+    del before["grades"]
+    assert SyntheticTeacher(store, worth, TeacherConfig(beta=2.0)).name == f"synthetic-{digest(before)[:8]}"
+    assert SyntheticTeacher(store, worth, TeacherConfig(beta=2.0, grades=7)).name != f"synthetic-{digest(before)[:8]}"

@@ -9,7 +9,7 @@ Shapes: K openings, N answers an opening.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,7 @@ from backflip.experiments.reviews_measures import (
 from backflip.loops.asking import pair_up
 from backflip.loops.parts import Parts, stream
 from backflip.loops.ppo import PPOLoopConfig
+from backflip.loops.rating import GRADES, ByOverseer
 from backflip.measures.diversity import distinct_ratio, length_tokens
 from backflip.measures.gold import gold_scores, load_gold, stored_gold
 from backflip.measures.kl import kl_nats_per_sequence
@@ -222,6 +223,11 @@ def overseer_of(config: ReviewsTask, gold: Gold, world: TextWorld, base: LMPolic
     questions: list[Query] = pair_up(world.show(probe), QUESTION, stream(config.seed, "rationality order"))
     beta = beta_for_agreement(gold, questions, config.agreement)
     # gold is a log-odds that may be negative: its size stands for the mean return of which skip and equal take a tenth
-    size = float(np.abs(gold_scores(gold, [item for query in questions for item in query.items])).mean())
+    gold_N = gold_scores(gold, [item for query in questions for item in query.items])
+    size = float(np.abs(gold_N).mean())
     kept = stored_gold(reviews.assets() / "gold.safetensors", run.store)
-    return SyntheticTeacher(run.store, kept, teacher(config.teacher, beta=beta, mean_return=size, seed=config.seed))
+    told = teacher(config.teacher, beta=beta, mean_return=size, seed=config.seed)
+    if isinstance(getattr(config, "rating", None), ByOverseer):
+        # whoever errs in nothing grades the base's best tenth 7: that is a score of 11/12 or more
+        told = replace(told, grades=GRADES, full_score=max(size, 1.2 * float(np.quantile(gold_N, 0.9))))
+    return SyntheticTeacher(run.store, kept, told)

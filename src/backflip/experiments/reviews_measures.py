@@ -266,7 +266,7 @@ def write_cost(trained: Trained, config: ReviewsTask, run: Run) -> None:
     run.result(
         "cost",
         {
-            "comparisons": trained.counts["judgements"],
+            trained.judged: trained.counts["judgements"],
             "unanswered": trained.counts["unanswered"],
             "ties": trained.counts["ties"],
             "judge": config.overseer if config.overseer != "synthetic" else f"synthetic teacher ({config.teacher})",
@@ -278,7 +278,7 @@ def write_cost(trained: Trained, config: ReviewsTask, run: Run) -> None:
             "seconds_by_phase": run.progress.seconds_by_phase,
         },
     )
-    run.estimate("comparisons", Estimate(*[float(trained.counts["judgements"])] * 3, n=trained.counts["judgements"]))
+    run.estimate(trained.judged, Estimate(*[float(trained.counts["judgements"])] * 3, n=trained.counts["judgements"]))
 
 
 def write_samples(found: Answers, config: ReviewsTask, run: Run) -> None:
@@ -336,7 +336,7 @@ def print_result(
     console.print(beside)
     asked, unanswered = trained.counts["judgements"], trained.counts["unanswered"]
     console.print(
-        f"{asked:,} comparisons, {unanswered:,} of them not judged; {trained.episodes:,} answers sampled; "
+        f"{asked:,} {trained.judged}, {unanswered:,} of them not judged; {trained.episodes:,} answers sampled; "
         f"{run.seconds:.0f} s; {run.disk_bytes() / 1e6:.0f} MB on the disk"
     )
 

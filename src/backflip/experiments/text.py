@@ -264,7 +264,7 @@ def write_cost(trained: Trained, final_comparisons: int, config: TextTask, run: 
     run.result(
         "cost",
         {
-            "comparisons": trained.counts["judgements"],
+            trained.judged: trained.counts["judgements"],
             "final_comparisons": final_comparisons,
             "unanswered": trained.counts["unanswered"],
             "ties": trained.counts["ties"],

@@ -8,14 +8,26 @@ Shapes: N pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from backflip.loops.parts import stream
-from backflip.rewards.comparisons import Comparison
 
 
-def deal(pairs: Sequence[Comparison], count: int, turn: int, seed: int, round_number: int) -> list[Comparison]:
+class Weighted(Protocol):
+    """A judged pair, or whatever else is dealt."""
+
+    @property
+    def weight(self) -> float:
+        """How much it counts beside the others."""
+        ...
+
+
+Judged = TypeVar("Judged", bound=Weighted)
+
+
+def deal(pairs: Sequence[Judged], count: int, turn: int, seed: int, round_number: int) -> list[Judged]:
     """Return the `count` pairs of update `turn` of a round, a function of these numbers alone, so that a resumed run deals the same.
 
     Where pairs weigh differently they are drawn with replacement by their weights: one that weighs twice comes twice as often.

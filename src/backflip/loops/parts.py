@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -86,6 +86,8 @@ class Trained:
     """The reward that was known from the beginning."""
     preference: Preference | None = None
     """What was learned or known of preferences that need come from no score; None for a method that learns none."""
+    judged: Literal["comparisons", "ratings"] = "comparisons"
+    """What the overseer was asked for."""
     noise: float = 0.0
     """Share of the answers that the fit of the reward took for coin flips."""
 

@@ -47,24 +47,32 @@ def frontier(base_logp_KC: ArrayLike, score_KC: ArrayLike, kl_nats: float) -> fl
     Raises:
         DataError: probabilities that do not sum to 1, scores that are not finite, or a KL below 0.
     """
+    return at_tilt(base_logp_KC, score_KC, tilt_at(base_logp_KC, score_KC, kl_nats))[1]
+
+
+def tilt_at(base_logp_KC: ArrayLike, score_KC: ArrayLike, kl_nats: float) -> float:
+    """Return 1 / beta of the tilted policy with this KL; inf where going all the way to the best answers costs no more.
+
+    Raises:
+        DataError: as `frontier` does.
+    """
     base_KC, score_KC = _checked(base_logp_KC, score_KC)
     if not kl_nats >= 0:
         raise DataError(f"no policy has a KL of {kl_nats}; expected 0 nats or more")
-    most, best = at_tilt(base_KC, score_KC, np.inf)
-    if kl_nats >= most:
-        return best
+    if kl_nats >= at_tilt(base_KC, score_KC, np.inf)[0]:
+        return float("inf")
     low, high = 0.0, 1.0
     while at_tilt(base_KC, score_KC, high)[0] < kl_nats:
         low, high = high, 2 * high
         if high > 1e12:
-            return best
+            return float("inf")
     for _ in range(200):
         middle = 0.5 * (low + high)
         if at_tilt(base_KC, score_KC, middle)[0] < kl_nats:
             low = middle
         else:
             high = middle
-    return at_tilt(base_KC, score_KC, high)[1]
+    return high
 
 
 def _checked(base_logp_KC: ArrayLike, score_KC: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

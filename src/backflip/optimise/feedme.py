@@ -83,11 +83,24 @@ def update(
     """
     check_reward(reward_BT, episodes.mask_BT)
     rating_B = reward_BT.sum(1)
-    kept_B = kept(rating_B, episodes.group_B, config.keep)
+    kept_B, chose = chosen(rating_B, episodes.group_B, config.keep)
+    rows = kept_B.nonzero().flatten()
+    part = episodes.select(rows)
+    stats = sft.update(policy, optimizer, part, on_last_decision(torch.ones(len(rows)), part.mask_BT), config.sft, rng)
+    return stats | chose
+
+
+def chosen(rating_B: Tensor, group_B: Tensor, keep: Keep) -> tuple[Tensor, dict[str, float]]:
+    """Return True for rows that are learnt from, bool (B,), and statistics of the choice.
+
+    Raises:
+        DataError: no row is good enough; all rows are rated alike.
+    """
+    kept_B = kept(rating_B, group_B, keep)
     found = int(kept_B.sum())
     if found == 0:
         raise DataError(
-            f"none of {len(kept_B)} rows passes {config.keep}; the best is rated {float(rating_B.max()):g}: lower the bar, or "
+            f"none of {len(kept_B)} rows passes {keep}; the best is rated {float(rating_B.max()):g}: lower the bar, or "
             "sample more rows"
         )
     if found == len(kept_B) and float(rating_B.max()) == float(rating_B.min()):
@@ -95,10 +108,7 @@ def update(
             f"all {found} rows are rated {float(rating_B[0]):g}, so nothing is chosen and tuning on them would teach the policy "
             "itself; look at what rates them"
         )
-    rows = kept_B.nonzero().flatten()
-    part = episodes.select(rows)
-    stats = sft.update(policy, optimizer, part, on_last_decision(torch.ones(found), part.mask_BT), config.sft, rng)
-    return stats | {
+    return kept_B, {
         "kept_fraction": found / len(kept_B),
         "kept_reward_mean": float(rating_B[kept_B].mean()),
         "reward_sum_mean": float(rating_B.mean()),

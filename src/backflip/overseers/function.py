@@ -12,7 +12,8 @@ from backflip.errors import DataError
 from backflip.overseers.shown import as_stored, require_pair, shown
 from backflip.store import Store
 
-Judge = Callable[[str, str, str], float | None]
+Judge = Callable[..., float | None]
+"""`(prompt, a, b)` returns the probability that a is better; where single answers are graded, `(prompt, a)` returns a score in [0, 1]."""
 
 
 class FunctionOverseer:
@@ -32,10 +33,12 @@ class FunctionOverseer:
         What was answered before an error stays answered.
 
         Raises:
-            DataError: the function raised, or returned something that is neither a probability nor None.
+            DataError: the function raised, or returned something that is neither a probability or score nor None; a query is
+                neither a comparison of two nor a rating of one.
         """
         for query in queries:
-            require_pair(query, f'the function "{self.name}"')
+            if query.kind != "rate" or len(query.items) != 1:
+                require_pair(query, f'the function "{self.name}"')
         self._store.add_queries(queries)
         states = self._store.states(query.id for query in queries)
         told: list[Judgement] = []
@@ -51,10 +54,9 @@ class FunctionOverseer:
         return self._store.judgements(since)
 
     def _answer(self, query: Query) -> Judgement:
-        first, second = shown(query)
-        start = time.perf_counter()
+        items, start = shown(query), time.perf_counter()
         try:
-            share: Any = self._judge(first.prompt, first.content, second.content)
+            share: Any = self._judge(items[0].prompt, *(item.content for item in items))
         except (Exception, SystemExit) as error:  # a judge that exits must not end the run as if it were done
             raise DataError(
                 f'the judge "{self.name}" failed on query {query.id} ({type(error).__name__}: {error}); mend it and resume'
@@ -64,6 +66,8 @@ class FunctionOverseer:
             return Judgement(query.id, self.name, None, note="the function could not judge", seconds=seconds)
         if not isinstance(share, Real) or not 0 <= float(share) <= 1:
             raise DataError(
-                f'the judge "{self.name}" said {share!r} to query {query.id}; expected a probability in [0, 1], or None'
+                f'the judge "{self.name}" said {share!r} to query {query.id}; expected a {"score" if len(items) == 1 else "probability"} in [0, 1], or None'
             )
+        if len(items) == 1:
+            return Judgement(query.id, self.name, (float(share),), seconds=seconds)
         return Judgement(query.id, self.name, as_stored(query, (float(share), 1 - float(share))), seconds=seconds)

@@ -45,6 +45,8 @@ class TeacherConfig:
     """Items whose undiscounted truths differ by less than this are a tie; off unless above 0."""
     full_score: float = 0.0
     """The undiscounted truth that scores 1; its negative scores 0, between them the score is linear. 0: the teacher gives no scores."""
+    grades: int = 0
+    """Scores are given in this many steps, 7 being grades from 1 to 7; 0: as they are."""
     levels: tuple[float, ...] = ()
     """A graded answer: the probability that the first wins, rounded to the nearest of these. None: the answer is drawn, first or second."""
     sign: Literal[1, -1] = 1
@@ -59,10 +61,13 @@ class TeacherConfig:
             or not 0 <= self.myopic_gamma <= 1
             or not self.full_score >= 0
             or not all(0 <= level <= 1 for level in self.levels)
+            or self.grades == 1
+            or self.grades < 0
             or self.sign not in (1, -1)
         ):
             raise ConfigError(
-                "a teacher needs beta and full_score >= 0, mistake, myopic_gamma and levels in [0, 1] and sign 1 or -1; mend the one that is not"
+                "a teacher needs beta and full_score >= 0, mistake, myopic_gamma and levels in [0, 1], no grades or 2 and more, and sign 1 or -1; "
+                "mend the one that is not"
             )
 
 
@@ -99,7 +104,10 @@ class SyntheticTeacher:
         """Answer queries of `store` after `truth`, an item's hidden reward: one number a decision, or one number."""
         self._store, self._truth = store, truth
         self.config = config or TeacherConfig()
-        self.name = f"synthetic-{digest(asdict(self.config) | {'beta': repr(self.config.beta)})[:8]}"
+        settings = asdict(self.config) | {"beta": repr(self.config.beta)}
+        if not self.config.grades:  # who gives none is called as before there were any
+            del settings["grades"]
+        self.name = f"synthetic-{digest(settings)[:8]}"
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Store the queries and answer those that are not answered yet.
@@ -128,7 +136,7 @@ class SyntheticTeacher:
     def judge(self, query: Query) -> Judgement:
         """Answer one query: a comparison by B-Pref's rules, in their order (skip, tie, draw, mistake), or a rating by its score."""
         if query.kind == "rate":
-            return Judgement(query.id, self.name, (self.score(query.items[0]),))
+            return self._rate(query)
         first_T, second_T = (self._read(item) for item in query.items)
         first, second = float(first_T.sum()), float(second_T.sum())
         config = self.config
@@ -148,9 +156,26 @@ class SyntheticTeacher:
         return Judgement(query.id, self.name, (1.0, 0.0) if wins else (0.0, 1.0))
 
     def score(self, item: Item) -> float:
-        """Return the score in [0, 1] of one item; it errs in nothing."""
-        total = float(self._read(item).sum())
-        return min(1.0, max(0.0, 0.5 + total / (2 * self.config.full_score)))
+        """Return the score in [0, 1] of one item, in grades where the teacher gives them; it errs in nothing."""
+        return self._scored(float(self._read(item).sum()))
+
+    def _scored(self, total: float) -> float:
+        share, steps = min(1.0, max(0.0, 0.5 + total / (2 * self.config.full_score))), self.config.grades - 1
+        return share if steps < 1 else round(share * steps) / steps
+
+    def _rate(self, query: Query) -> Judgement:
+        """Score one item as rationally as the teacher compares: two truths with Gumbel noise of scale 1 / beta differ as `preference` says."""
+        config = self.config
+        total = float(self._read(query.items[0]).sum())
+        if config.skip > 0 and total <= config.skip:
+            return Judgement(query.id, self.name, None, note="skipped: the item is not good enough to score")
+        draw, slip = uniforms(config.seed, query.id)
+        if config.beta == 0:
+            score = self._scored((2 * draw - 1) * config.full_score)
+        else:
+            noise = -math.log(-math.log(max(draw, 1e-300))) - float(np.euler_gamma)
+            score = self._scored(total + noise / config.beta)
+        return Judgement(query.id, self.name, (1 - score if slip < config.mistake else score,))
 
     def chance(self, query: Query) -> float | None:
         """Return the probability that the teacher answers "the first", mistakes included; None where it skips.

@@ -116,6 +116,7 @@ METRICS = {
     "judgements": Wording("Judgements heard", "count"),
     "episodes": Wording("Answers sampled", "count"),
     "comparisons": Wording("Comparisons asked", "count"),
+    "ratings": Wording("Ratings asked", "count"),
     "final_comparisons": Wording("Comparisons asked for the final measure", "count"),
     "ties": Wording("of these, ties", "count"),
     "disk_bytes": Wording("Disk, bytes", "count"),
