@@ -16,6 +16,8 @@ import torch
 from backflip.cli import main
 from backflip.cli.sample import load_trained, newest
 from backflip.errors import DataError
+from backflip.optimise.conditional import TokenInFront
+from backflip.policies.asked import AskedLM
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.rewards.ensemble import RewardEnsemble
 from backflip.rewards.model import SequenceRewardModel
@@ -57,6 +59,22 @@ def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], te
 
 def numbers(lines: list[str]) -> list[tuple[float, ...]]:
     return [tuple(map(float, found.groups())) for line in lines if (found := BESIDE.fullmatch(line))]
+
+
+def test_a_policy_that_was_trained_to_be_asked_for_a_level_is_asked_for_it(
+    trained: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = load_policy(tiny_checkpoint, LMConfig(max_new_tokens=8))
+    plain = talk(monkeypatch, capsys, "It was\n", str(trained), "--answers", "3")
+    with Run.create("toy", {}, root=trained.parent, seed=0, folder=trained.parent / "asked") as run:
+        run.checkpoint("base", 0, base.save)
+        run.checkpoint("policy", 10, AskedLM(base, TokenInFront((5, 6), 0), 1).save)
+    asked = load_trained(trained.parent / "asked").policy
+    assert isinstance(asked, AskedLM) and asked.level == 1
+    lines = talk(monkeypatch, capsys, "It was\n", str(trained.parent / "asked"), "--answers", "3")
+    nats = [float(line.split("KL ")[1].split()[0]) for line in lines if "KL " in line]
+    assert len(nats) == 3 and min(nats) > 0, "the same weights, but another prompt than the base reads"
+    assert lines != plain
 
 
 def test_reward_and_kl_stand_beside_each_answer(

@@ -20,6 +20,7 @@ from backflip.cli.quiet import without_foreign_bars
 from backflip.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from backflip.policies.asked import AskedLM
     from backflip.policies.best_of import BestOfN
     from backflip.policies.lm import LMPolicy
     from backflip.rewards.ensemble import RewardEnsemble
@@ -32,7 +33,7 @@ SERIES = ("policy", "base", "reward_model")
 class Trained:
     """What a run left behind; the reward model or the base may be missing, and is said to be."""
 
-    policy: LMPolicy | BestOfN
+    policy: LMPolicy | AskedLM | BestOfN
     base: LMPolicy | None
     reward: RewardEnsemble | None
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from backflip.data import Episodes
 from backflip.errors import ConfigError, DataError
 from backflip.optimise.conditional import Asked, TokenInFront, told
-from backflip.policies.lm import LMPolicy, load_policy
+from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 
 CARD = "asked.json"
 
@@ -35,6 +35,20 @@ class AskedLM(Asked):
     def module(self) -> Any:
         """What is trained."""
         return self.lm.module
+
+    @property
+    def tokenizer(self) -> Any:
+        """The language model's."""
+        return self.lm.tokenizer
+
+    @property
+    def config(self) -> LMConfig:
+        """How the language model writes."""
+        return self.lm.config
+
+    @config.setter
+    def config(self, config: LMConfig) -> None:
+        self.lm.config = config
 
     def kl_BT(self, reference: Any, episodes: Episodes) -> Tensor:
         """Return the full-vocabulary KL of every decision to the reference, which reads the prompts as they are; nats, no gradient.

@@ -20,6 +20,7 @@ from backflip.data import Act, Episodes, Evaluation
 from backflip.errors import ConfigError, DataError
 from backflip.measures.best_of_n import kl_bound_nats
 from backflip.optimise.best_of_n import choose
+from backflip.policies.asked import AskedLM, load_asked
 from backflip.policies.lm import LMConfig, LMPolicy, load_policy
 from backflip.protocols import RewardModel
 
@@ -95,16 +96,16 @@ class BestOfN:
         (path / CARD).write_text(json.dumps({"n": self.n, "reward": self.series}, indent=2), encoding="utf-8")
 
 
-def load_used(path: Path) -> LMPolicy | BestOfN:
-    """Load a trained policy as it is meant to be used: with the reward that chooses, where one does.
+def load_used(path: Path) -> LMPolicy | AskedLM | BestOfN:
+    """Load a trained policy as it is meant to be used: with the reward that chooses, or asked for its level, where that is so.
 
     Raises:
         DataError: the reward is missing, or was a function that only its run knew.
     """
-    lm = load_policy(path)
     card = path / CARD
     if not card.is_file():
-        return lm
+        return load_asked(path)
+    lm = load_policy(path)
     from backflip.rewards.ensemble import RewardEnsemble
 
     try:

@@ -150,7 +150,7 @@ METRICS = {
     "base_gold_win_rate": Wording("Base: gold win rate against itself", "share"),
     "ppo_length_ratio": Wording("PPO: answer length, relative to base", "share"),
     "ppo_proxy": Wording("PPO: proxy reward"),
-    "win_rate_by_overseer": Wording("PPO: win rate against base, by the overseer", "share"),
+    "win_rate_by_overseer": Wording("Win rate against base, by the overseer", "share"),
     "reward_model_agreement_with_gold": Wording("Reward model: agreement with the gold judge", "share"),
     "bag_of_words_agreement_with_gold": Wording("Bag of words: agreement with the gold judge", "share"),
     "reward_model_lead": Wording("Reward model less bag of words: agreement with the gold judge", "share"),
