@@ -63,7 +63,7 @@ def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert again[1:] == whole[1:], name
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", UPDATED)
 def test_the_page_of_a_method_names_all_that_it_logs(tmp_path: Path, method: str) -> None:
     """docs/METHOD.md has a table row or a word in code for each, or docs/methods.md, which has what all methods log."""
     config = config_of(method, comparisons=16, updates=2, save_every=2)
