@@ -105,8 +105,8 @@ def _(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 def _(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     whole = score.ScoredLM.hidden_BLD
 
-    def averaged(self: score.ScoredLM, ids_BL: Tensor, **inputs: Any) -> Tensor:
-        hidden_BLD = whole(self, ids_BL, **inputs)
+    def averaged(self: score.ScoredLM, *ids: Any, **inputs: Any) -> Tensor:
+        hidden_BLD = whole(self, *ids, **inputs)
         return hidden_BLD + 0.1 * hidden_BLD.mean(0)
 
     patch.setattr(score.ScoredLM, "hidden_BLD", averaged)
@@ -127,7 +127,7 @@ def _(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 def _(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     whole = score.ScoredLM.hidden_BLD
     patch.setattr(
-        score.ScoredLM, "hidden_BLD", lambda self, ids, **more: torch.dropout(whole(self, ids, **more), 0.1, True)
+        score.ScoredLM, "hidden_BLD", lambda self, *ids, **more: torch.dropout(whole(self, *ids, **more), 0.1, True)
     )
 
 
@@ -191,7 +191,7 @@ def _(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     def last_column(self: SequenceRewardModel, token_BL: Tensor, length_B: Tensor) -> Tensor:
         module: Any = self.module
         hidden_BLD = module.base_model(input_ids=token_BL[:, : int(length_B.max())]).last_hidden_state
-        return module.score(hidden_BLD[:, -1])[:, 0]
+        return module.score(hidden_BLD[:, -1])
 
     patch.setattr(SequenceRewardModel, "_pass", last_column)
 
