@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, func, select
 
-from backflip.data import Query
+from backflip.data import Item, Query
 from backflip.errors import DataError, StoreError
 from backflip.store import Store, schema, waiting
-from backflip.store.desk import GOLD, STUDY, Desk, Tally, Told, standing
+from backflip.store.desk import AHEAD, GOLD, KEPT_LETTERS, STUDY, Desk, Tally, Told, standing
 from backflip.store.people import People, Person
 from backflip.store.study import Known, Study, StudyBook
 from backflip.store.waiting import LEVELS
@@ -122,6 +122,43 @@ def test_nobody_waits_for_the_disk_to_be_given_a_question(postgres_url: str, ask
             for desk in (Desk(store), Desk(other)):
                 (held,) = pool.submit(desk.take, a, 1, 1, 0.0, 100.0).result(timeout=30)
                 assert held.query.id == ask(0).id
+
+
+def test_questions_are_read_ahead_of_who_is_given_them(store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add_queries([ask(n) for n in range(AHEAD + 20)])
+    read: list[list[str]] = []
+    by_id = store.queries_by_id
+
+    def noted(ids: Sequence[str]) -> dict[str, Query]:
+        read.append(list(ids))
+        return by_id(ids)
+
+    monkeypatch.setattr(store, "queries_by_id", noted)
+    desk, person = Desk(store), join(store, "a")
+    for start in range(0, AHEAD, 3):
+        held = desk.take(person, 3, 1, 0.0, 1000.0)
+        assert [one.query for one in held] == [ask(n) for n in range(start, start + 3)]
+        for one in held:
+            desk.answer(person, Told(one.query.id, (1.0, 0.0), f"e{one.query.id}"), 0.0)
+    assert [len(one) for one in read] == [3 + AHEAD]
+    assert [one.query for one in desk.take(person, 6, 1, 0.0, 1000.0)] == [ask(n) for n in range(AHEAD, AHEAD + 6)]
+    assert len(read) == 2 and len({one for part in read for one in part}) == sum(map(len, read)), "none twice"
+
+
+def test_texts_too_long_to_keep_are_not_read_ahead_again_and_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(n: int) -> Query:
+        return Query(tuple(Item(f"p{n}", f"{k} " * KEPT_LETTERS, {"n": [n, k]}) for k in (0, 1)), "Which?")
+
+    store.add_queries([long(n) for n in range(12)])
+    read: list[int] = []
+    by_id = store.queries_by_id
+    monkeypatch.setattr(store, "queries_by_id", lambda ids: read.append(len(ids)) or by_id(ids))
+    desk = Desk(store)
+    for name in "abc":
+        assert len(desk.take(join(store, name), 2, 1, 0.0, 1000.0)) == 2
+    assert read == [12, 2, 2]
 
 
 def test_what_asks_for_more_than_a_choice_of_two_is_dealt_to_nobody(store: Store, ask: Ask) -> None:

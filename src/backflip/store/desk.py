@@ -40,6 +40,8 @@ are those with the purpose PRACTICE (a known answer that is for practice alone) 
 
 KEPT_QUERIES, KEPT_LETTERS = 1000, 20_000
 """Questions that a desk keeps in memory, and the letters that one of them may have."""
+AHEAD = 60
+"""Questions that are read at once: four statements for one cost nearly as much as for all of them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Desk:
         """Deal out the questions of `store`."""
         self._store, self._database = store, store.database
         self._read, self._lock = OrderedDict[str, Query](), Lock()
+        self._reads_ahead = True
 
     def take(
         self,
@@ -106,7 +109,7 @@ class Desk:
         """
         with self._database.transaction("deal") as connection:
             held = waiting.take(connection, person.id, count, overlap, (now, now + hold_seconds), purposes)
-        found = self._queries(held)
+        found = self._queries(held, ahead=STUDY in held.values())
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
     def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
@@ -179,20 +182,37 @@ class Desk:
             raise DataError("this question was not given to you; load the page again")
         return Held(self._queries([query_id])[query_id], claim["purpose"])
 
-    def _queries(self, ids: Iterable[str]) -> dict[str, Query]:
-        """Return questions by id. What was read lately is not read again: it was just shown, and never changes."""
+    def _queries(self, ids: Iterable[str], *, ahead: bool = False) -> dict[str, Query]:
+        """Return questions by id; `ahead`: read those that come next with them, where any must be read.
+
+        What was read lately is not read again: it was just shown, and never changes.
+        """
         wanted = list(ids)
-        with self._lock:
-            found = {one: self._read[one] for one in wanted if one in self._read}
-        missing = [one for one in wanted if one not in found]
-        new = self._store.queries_by_id(missing) if missing else {}
-        with self._lock:
-            for one, query in new.items():
-                if sum(len(item.content) for item in query.items) <= KEPT_LETTERS:
-                    self._read[one] = query
+        found = self._remembered(wanted)
+        if len(found) == len(wanted):
+            return found
+        with self._lock:  # whoever waits here finds what somebody else reads ahead
+            found = self._remembered(wanted)
+            missing = [one for one in wanted if one not in found]
+            if not missing:
+                return found
+            following = self._following() if ahead and self._reads_ahead else []
+            new = self._store.queries_by_id([*missing, *(one for one in following if one not in missing)])
+            short = {one: query for one, query in new.items() if _letters(query) <= KEPT_LETTERS}
+            self._read.update(short)
+            self._reads_ahead = len(short) == len(new)  # what is not kept would be read ahead in vain, every time
             while len(self._read) > KEPT_QUERIES:
                 self._read.popitem(last=False)
-        return found | new
+        return found | {one: new[one] for one in missing if one in new}
+
+    def _remembered(self, ids: Sequence[str]) -> dict[str, Query]:
+        return {one: query for one in ids if (query := self._read.get(one)) is not None}
+
+    def _following(self) -> list[str]:
+        """Return ids of the questions that are given next to whoever asks, but for those that are in memory."""
+        with self._database.transaction("read") as connection:
+            ids = connection.execute(waiting.FOLLOWING, {"level": 0, "most": AHEAD}).scalars().all()
+        return [one for one in ids if one not in self._read]
 
     def said(self, person: Person) -> list[Judgement]:
         """Return what this person said and did not take back, in order."""
@@ -311,6 +331,10 @@ def standing(judgements: Sequence[Judgement]) -> list[Judgement]:
     if not gone:
         return list(judgements)
     return [one for one in judgements if one.note != UNDONE and records.judgement_id(one) not in gone]
+
+
+def _letters(query: Query) -> int:
+    return sum(len(item.content) for item in query.items)
 
 
 _CLAIM = select(schema.claims).where(

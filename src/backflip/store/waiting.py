@@ -185,6 +185,15 @@ def _upsert(dialect: Any) -> Any:
     return made.returning(_claims.c.query_id)
 
 
+_LEVEL = bindparam("level", type_=Integer)
+FOLLOWING = (
+    select(_queries.c.id)
+    .where(_queries.c.purpose == STUDY, _queries.c.kind == "compare", _queries.c.state == "open")
+    .where(_queries.c.given >= _LEVEL, _queries.c.given <= _LEVEL)  # from both sides: see `_statement`
+    .order_by(_queries.c.given, _queries.c.seq)
+    .limit(bindparam("most", type_=Integer))
+)
+"""The questions that `level` people have, in the order in which they are given."""
 _HOLD = {"postgresql": _upsert(postgresql), "sqlite": _upsert(sqlite)}
 _IDS = bindparam("ids", expanding=True)
 _GIVEN = update(_queries).where(_queries.c.id.in_(_IDS)).values(given=_queries.c.given + 1)
