@@ -17,7 +17,7 @@ import torch
 from backflip.loops.asking import Told, ask, close, reread
 from backflip.loops.dealing import deal
 from backflip.loops.improving import Stopwatch, take_updates
-from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, save, share, stream
+from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, save, shared_before, stream
 from backflip.loops.settings import LearningConfig, one_or_more
 from backflip.optimise import dpo
 from backflip.optimise.dpo import DPOConfig
@@ -73,7 +73,7 @@ def train(parts: Parts, config: DPOLoopConfig, run: Run) -> Trained:
 def improve(parts: Parts, told: Told, now: Training, config: DPOLoopConfig) -> dict[str, float]:
     """Deal pairs, score them by the reference, and update once; return the statistics."""
     watch, at = Stopwatch(), now.at
-    turn = at.update - sum(share(config.updates, config.rounds, k) for k in range(at.round))
+    turn = at.update - shared_before(config.updates, config.rounds, at.round)
     pairs = deal(told.pairs, config.pairs, turn, config.seed, at.round)
     rows = parts.world.load([item for pair in pairs for item in (pair.first, pair.second)])
     rows = replace(rows, group_B=torch.arange(len(pairs)).repeat_interleave(2)).to(now.policy.device)

@@ -87,7 +87,7 @@ def improve(
         stream(config.seed, "minibatches", now.at.update),
     )
     stats["equal_group_fraction"] = equal
-    now.beta = replace(config.kl, beta=now.beta).after(stats["kl_nats_per_sequence"], len(rows)).beta
+    now.move_leash(config.kl, stats, len(rows))
     return stats | {"seconds_sample": sampled, "seconds_score": scored, "seconds_update": watch.lap()}
 
 

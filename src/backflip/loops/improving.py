@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from backflip.data import Episodes
-from backflip.loops.parts import Parts, Training, save, share, stream
+from backflip.loops.parts import Parts, Training, save, shared_before, stream
 from backflip.loops.stop import stopped
 from backflip.memory import give_back
 from backflip.optimise.groups import equal_group_fraction
@@ -90,7 +90,7 @@ def take_updates(
     A stop rule ends the round's updates. A method that knows no KL of its rows has it from the looks.
     """
     at = now.at
-    last = sum(share(config.updates, config.rounds, k) for k in range(at.round + 1))
+    last = shared_before(config.updates, config.rounds, at.round + 1)
 
     def look() -> dict[str, float]:
         if parts.check is None:

@@ -174,7 +174,7 @@ def improve(parts: Parts, preference: Preference, now: Training, config: NashMDL
     stats |= nash_md.update(
         now.policy, now.optimizer, rows, shape_reward(reward_BT, rows, now.beta), config.nash_md, rng
     )
-    now.beta = replace(config.kl, beta=now.beta).after(stats["kl_nats_per_sequence"], len(rows)).beta
+    now.move_leash(config.kl, stats, len(rows))
     return stats | {"seconds_sample": sampled, "seconds_score": scored, "seconds_update": watch.lap()}
 
 

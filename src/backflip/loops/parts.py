@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from backflip.data import Episodes
+from backflip.optimise.kl import KLControl
 from backflip.optimise.nash_md import Preference
 from backflip.policies.asked import AskedLM
 from backflip.policies.best_of import BestOfN
@@ -134,6 +135,10 @@ class Training:
         """The policy as it is meant to be used."""
         return self.asked or self.policy
 
+    def move_leash(self, kl: KLControl, stats: Mapping[str, float], rows: int) -> None:
+        """Set the KL weight of the next update by the KL of this one's `rows` rows."""
+        self.beta = replace(kl, beta=self.beta).after(stats["kl_nats_per_sequence"], rows).beta
+
     def counted(self, rows: Episodes) -> Episodes:
         """Return rows that were just sampled, having added them to the costs."""
         self.at.episodes, self.at.tokens = self.at.episodes + len(rows), self.at.tokens + int(rows.mask_BT.sum())
@@ -198,4 +203,9 @@ def stream(seed: int, name: str, *place: int) -> np.random.Generator:
 
 def share(total: int, rounds: int, number: int) -> int:
     """Return what round `number` gets of `total`; shares differ by one at most and add up."""
-    return total * (number + 1) // rounds - total * number // rounds
+    return shared_before(total, rounds, number + 1) - shared_before(total, rounds, number)
+
+
+def shared_before(total: int, rounds: int, number: int) -> int:
+    """Return what the rounds before `number` get of `total`, together."""
+    return total * number // rounds

@@ -143,7 +143,7 @@ def improve(parts: Parts, rewards: WeightedRewards, now: Training, config: PPOLo
         config.ppo,
         stream(config.seed, "minibatches", now.at.update),
     )
-    now.beta = replace(config.kl, beta=now.beta).after(stats["kl_nats_per_sequence"], len(rows)).beta
+    now.move_leash(config.kl, stats, len(rows))
     return stats | {"seconds_sample": sampled, "seconds_score": scored, "seconds_update": watch.lap()}
 
 

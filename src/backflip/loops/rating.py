@@ -23,7 +23,7 @@ from backflip.loops.answers import gather
 from backflip.loops.asking import Told, close
 from backflip.loops.dealing import deal
 from backflip.loops.improving import Stopwatch, take_updates
-from backflip.loops.parts import Parts, Trained, Training, begin, end_round, save, share, stream
+from backflip.loops.parts import Parts, Trained, Training, begin, end_round, save, share, shared_before, stream
 from backflip.optimise import sft
 from backflip.optimise.feedme import AtLeast, Keep, chosen
 from backflip.overseers.people import PeopleOverseer
@@ -174,7 +174,7 @@ def imitate(
 ) -> dict[str, float]:
     """Deal answers that were kept and learn them by heart; return the statistics."""
     watch, at = Stopwatch(), now.at
-    turn = at.update - sum(share(config.updates, config.rounds, k) for k in range(at.round))
+    turn = at.update - shared_before(config.updates, config.rounds, at.round)
     dealt = deal(kept, rule.answers, turn, config.seed, at.round)
     rows = parts.world.load([one.item for one in dealt]).to(now.policy.device)
     weight_B = torch.ones(len(dealt), device=now.policy.device)

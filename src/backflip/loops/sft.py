@@ -19,7 +19,7 @@ from backflip.errors import DataError
 from backflip.loops.asking import ask, close, reread
 from backflip.loops.dealing import deal
 from backflip.loops.improving import Stopwatch, take_updates
-from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, save, share, stream
+from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, save, shared_before, stream
 from backflip.loops.settings import LearningConfig, one_or_more
 from backflip.optimise import sft
 from backflip.optimise.sft import SFTConfig
@@ -90,7 +90,7 @@ def decisive(pairs: Sequence[Comparison]) -> list[Comparison]:
 def imitate(parts: Parts, pairs: Sequence[Comparison], now: Training, config: SFTLoopConfig) -> dict[str, float]:
     """Deal preferred answers and update once, each weighing by how clearly it was preferred; return the statistics."""
     watch, at = Stopwatch(), now.at
-    turn = at.update - sum(share(config.updates, config.rounds, k) for k in range(at.round))
+    turn = at.update - shared_before(config.updates, config.rounds, at.round)
     dealt = deal(pairs, config.answers, turn, config.seed, at.round)
     rows = parts.world.load([pair.first if pair.share > 0.5 else pair.second for pair in dealt]).to(now.policy.device)
     weight_B = torch.tensor([abs(2 * pair.share - 1) for pair in dealt], device=now.policy.device)
