@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
+from backflip.experiments.overoptimisation_plan import overoptimisation_plan
 from backflip.experiments.overoptimisation_proxies import (
     Cell,
     Pushed,
@@ -139,7 +140,7 @@ class OveroptimisationConfig:
         return reviews.read_openings("train")
 
 
-@experiment(config=OveroptimisationConfig)
+@experiment(config=OveroptimisationConfig, plan=overoptimisation_plan)
 def main(config: OveroptimisationConfig, run: Run) -> None:
     """Push on proxies by best-of-n and PPO until gold falls, or say that it did not: laws, ensembles, and how far one may go."""
     fresh = partial(load_policy, reviews.assets() / "base", config.sampling, value_head=True)

@@ -21,7 +21,15 @@ from backflip.data import Item, Query
 from backflip.errors import ConfigError
 from backflip.experiments import experiment
 from backflip.experiments.methods import load
-from backflip.experiments.reviews_answers import OPPONENTS, QUESTION, Gold, answers_of, held_out_answers, texts
+from backflip.experiments.reviews_answers import (
+    OPPONENTS,
+    PROMPT_TOKENS,
+    QUESTION,
+    Gold,
+    answers_of,
+    held_out_answers,
+    texts,
+)
 from backflip.experiments.reviews_measures import (
     print_result,
     write_cost,
@@ -132,7 +140,7 @@ def plan(config: ReviewsConfig) -> Plan:
         str(config.policy or reviews.assets() / "base"),
         judgements=config.questions,
         measured=len(openings_of(config)) * (config.best_of + OPPONENTS + 1) + (looks + 1) * config.look_at,
-        prompt_tokens=8,
+        prompt_tokens=PROMPT_TOKENS,
         seconds_per_judgement=0.0 if config.overseer == "synthetic" else SECONDS_BY_A_PERSON,
     )
 

@@ -33,6 +33,8 @@ Gold = Callable[[Item], NDArray[np.float64]]
 QUESTION = "Which continuation makes the more favourable review?"
 OPPONENTS = 4
 """Answers of the base to every held-out opening against which policies are measured."""
+PROMPT_TOKENS = 8
+"""Length of an opening, about; plans reckon with it."""
 
 
 @dataclass(frozen=True)
