@@ -109,7 +109,7 @@ def test_all_methods_learn_from_equally_many_answers() -> None:
     config = FrontierConfig()
     updates = {arm.name: int(arm.options["updates"]) for arm in arms_of(config)}
     assert updates == {
-        "ppo": 36, "reinforce": 72, "rloo": 72, "grpo": 36, "dpo": 180, "feedme": 72, "conditional": 72, "sft": 360,
+        "ppo": 36, "reinforce": 72, "rloo": 72, "grpo": 36, "dpo": 180, "feedme": 72, "conditional": 72, "sft": 360, "nash_md": 72,
     }  # fmt: skip
     for arm in arms_of(FrontierConfig(learned_from=4000)):
         from backflip.experiments.arms_plan import config_of
@@ -195,4 +195,4 @@ def test_bad_settings_are_one_line(failure: Failure) -> None:
 
 def test_a_method_whose_updates_cannot_be_counted_is_refused(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "another", METHODS["sft"])
-    assert "none of the methods whose update tokens" in failure("run", "frontier", "--methods", "another")
+    assert "none of the methods whose labels and update tokens" in failure("run", "frontier", "--methods", "another")

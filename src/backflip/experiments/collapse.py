@@ -35,6 +35,7 @@ LEASH = {
     "reinforce": ("kl.beta", 0.045),
     "rloo": ("kl.beta", 0.045),
     "grpo": ("kl.beta", 0.045),
+    "nash_md": ("kl.beta", 0.01),
     "dpo": ("dpo.beta", 0.1),
 }
 """The setting that holds a method near the base, and its default; other methods have none."""

@@ -20,16 +20,18 @@ from backflip.data import Episodes, concat
 from backflip.loops.parts import stream
 from backflip.measures.modes import effective_modes, expected_distinct_share, modes_covered
 from backflip.measures.prompt_information import exact_prompt_information
-from backflip.optimise import conditional, dpo, feedme, grpo, ppo, reinforce, sft
+from backflip.optimise import conditional, dpo, feedme, grpo, nash_md, ppo, reinforce, sft
 from backflip.optimise.conditional import Asked, ConditionalConfig
 from backflip.optimise.dpo import DPOConfig
 from backflip.optimise.feedme import AtLeast, FeedMEConfig
 from backflip.optimise.grpo import GRPOConfig
 from backflip.optimise.kl import shape_reward
+from backflip.optimise.nash_md import NashMDConfig
 from backflip.optimise.ppo import PPOConfig
 from backflip.optimise.reinforce import ReinforceConfig
 from backflip.optimise.returns import on_last_decision
 from backflip.optimise.step import evaluate_all
+from backflip.rewards.preference import ScorePreference
 from backflip.worlds.enumerable import (
     EnumerableWorld,
     TableReward,
@@ -50,8 +52,9 @@ HELD: dict[str, tuple[Callable[..., dict[str, float]], Any]] = {
     "reinforce": (reinforce.update, ReinforceConfig(tokens_per_microbatch=AT_ONCE)),
     "rloo": (reinforce.update, replace(reinforce.rloo(), tokens_per_microbatch=AT_ONCE)),
     "grpo": (grpo.update, GRPOConfig(tokens_per_microbatch=AT_ONCE)),
+    "nash_md": (nash_md.update, NashMDConfig(step=ReinforceConfig(tokens_per_microbatch=AT_ONCE))),
 }
-"""Methods that sample and are held by a KL in the reward."""
+"""Methods that sample and are held by a KL in the reward; that of Nash-MD is a win rate, half the score's spread at most."""
 FREE = ("feedme", "conditional", "sft")
 """Methods that know no KL."""
 EXACT_SFT = sft.SFTConfig(tokens_per_microbatch=AT_ONCE, aggregate="constant", constant_length=1)
@@ -158,7 +161,9 @@ def _on_policy(
 
     def step(optimizer: torch.optim.Optimizer) -> object:
         sampled = given.referred(given.world.collect(policy, rows, rng))
-        return update(policy, optimizer, sampled, shape_reward(reward(sampled), sampled, beta), config, rng)
+        duel = isinstance(config, NashMDConfig)
+        reward_BT = nash_md.duel_rewards(sampled, ScorePreference(reward), config)[0] if duel else reward(sampled)
+        return update(policy, optimizer, sampled, shape_reward(reward_BT, sampled, beta), config, rng)
 
     return step
 

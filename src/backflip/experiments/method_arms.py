@@ -25,8 +25,8 @@ from backflip.run_record import read_run
 from backflip.worlds import reviews
 
 EXPERIMENT = "reviews"
-COMPARED = ("ppo", "reinforce", "rloo", "grpo", "dpo", "feedme", "conditional", "sft")
-"""Methods of which it is known how many answers an update learns from."""
+COMPARED = ("ppo", "reinforce", "rloo", "grpo", "dpo", "feedme", "conditional", "sft", "nash_md")
+"""Methods that ask for labels and take updates: `best_of_n` takes none, `imitate` asks nobody."""
 KEPT = {"feedme": 0.25}
 """Share of the sampled answers that a method learns from, where it is not all."""
 OWN = {"feedme": {"feedme.sft.epochs": "4"}}
@@ -67,7 +67,7 @@ class MethodSettings:
             load(name)
             if name not in COMPARED:
                 raise ConfigError(
-                    f'"{name}" is none of the methods whose update tokens can be made equal; expected some of {", ".join(COMPARED)}'
+                    f'"{name}" is none of the methods whose labels and update tokens can be made equal; expected some of {", ".join(COMPARED)}'
                 )
         if len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods names one twice: {' '.join(self.methods)}; give each once")
@@ -104,9 +104,9 @@ def arm_of(method: str, config: MethodSettings, name: str = "", more: Mapping[st
     }
     if config.policy is not None:
         options["policy"] = str(config.policy)
-    if load(method).rewarded:
-        options |= {name: str(getattr(config, name)) for name in ("episodes", "members", "normalise_on")}
     spec = _spec()
+    taken = spec.config_of(method).__dataclass_fields__
+    options |= {name: str(getattr(config, name)) for name in ("episodes", "members", "normalise_on") if name in taken}
     settings = config_of(Arm(method, EXPERIMENT, options), spec.config_of(method))
     an_update = settings.work.updated * settings.work.passes * KEPT.get(method, 1.0) / settings.updates
     updates = max(1, round(config.learned_from / an_update))

@@ -13,7 +13,7 @@ from backflip.data import Estimate
 from backflip.errors import DataError
 from backflip.measures.stats import mean_interval, share_interval
 from backflip.report.evidence import Evidence, gather
-from backflip.report.marks import Axis, Dots, dot
+from backflip.report.marks import Axis, Dots, dot, run_role
 from backflip.report.render import Section
 from backflip.report.tables import Cell, Table, cell
 from backflip.report.wording import show, wording
@@ -74,7 +74,7 @@ def _over_seeds(name: str, done: Sequence[Evidence]) -> Dots:
             held.setdefault(_arm(one), []).append(one.estimates[name].value)
     words = wording(name)
     spread = {arm: _spread(values, share=words.unit == "share") for arm, values in held.items()}
-    rows = tuple(dot(arm, f"run{place % 8}", each) for place, (arm, each) in enumerate(spread.items()))
+    rows = tuple(dot(arm, run_role(place), each) for place, (arm, each) in enumerate(spread.items()))
     caption = f"{words.meaning} Mean over the arm's runs, with its 95 % interval over them.".strip()
     return Dots(f"arms-{name}", words.label, caption, Axis(words.label, words.unit), rows)
 

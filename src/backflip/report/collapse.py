@@ -10,7 +10,7 @@ from typing import Any
 
 from backflip.report.evidence import estimate
 from backflip.report.frontier import name_of, value_of
-from backflip.report.marks import Axis, Dots, Lines, Series, dot
+from backflip.report.marks import Axis, Dots, Lines, Series, dot, run_role
 from backflip.report.render import Section
 from backflip.report.tables import Cell, Table, cell
 from backflip.report.wording import wording
@@ -80,7 +80,7 @@ def _texts(found: Mapping[str, Any]) -> tuple[list[Lines | Dots], Table]:
         Axis("KL from the unprompted base, nats an answer", "nats", low=0.0, root_choice=True),
         Axis("Modes covered"),
         tuple(
-            Series(label, f"run{kinds.index(kind) % 8}", (kl.value,), (modes.value,), (modes.low,), (modes.high,), (f"n = {modes.n} seeds",), "points", True)
+            Series(label, run_role(kinds.index(kind)), (kl.value,), (modes.value,), (modes.low,), (modes.high,), (f"n = {modes.n} seeds",), "points", True)
             for label, kind, kl, modes in points
         ),
         nearest="point",
@@ -96,7 +96,7 @@ def _kind(row: Mapping[str, Any]) -> str:
 
 def _dots(name: str, title: str, caption: str, measure: str, named: Sequence[tuple[str, Mapping[str, Any]]]) -> Dots:
     kinds = list(dict.fromkeys(_kind(row) for _, row in named))
-    rows = tuple(dot(label, f"run{kinds.index(_kind(row)) % 8}", value_of(row[measure])) for label, row in named)
+    rows = tuple(dot(label, run_role(kinds.index(_kind(row))), value_of(row[measure])) for label, row in named)
     return Dots(name, title, caption, Axis(wording(measure).label, wording(measure).unit), rows)
 
 

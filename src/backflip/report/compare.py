@@ -14,7 +14,7 @@ from backflip.report import figures as draw
 from backflip.report.evidence import Evidence, Sample
 from backflip.report.headline import status_sentence
 from backflip.report.intervals import difference
-from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot
+from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot, run_role
 from backflip.report.render import Page, Section, explorer_data, sample_data
 from backflip.report.tables import Cell, Table, cell, flat
 from backflip.report.wording import show, show_gap, show_interval, wording
@@ -138,7 +138,7 @@ def _results(names: Sequence[str], found: Sequence[Evidence], estimates: Sequenc
         words = wording(measure)
         rows.append((Cell(words.label), *(_against_first(measure, estimates, place) for place in range(len(found)))))
         dots = tuple(
-            dot(name, f"run{place % 8}", one[measure])
+            dot(name, run_role(place), one[measure])
             for place, (name, one) in enumerate(zip(names, estimates, strict=True))
             if measure in one
         )
@@ -179,7 +179,7 @@ def _curves(names: Sequence[str], found: Sequence[Evidence]) -> Section | None:
     for measure in draw.AGAINST_KL:
         series: list[Series] = []
         for place, (name, one) in enumerate(zip(names, found, strict=True)):
-            path = draw.path_series(one.metrics.get("check", []), measure, name, f"run{place % 8}")
+            path = draw.path_series(one.metrics.get("check", []), measure, name, run_role(place))
             series += [path] if path is not None else []
         if series:
             words = wording(measure)
@@ -202,7 +202,7 @@ def _shared_samples(names: Sequence[str], found: Sequence[Evidence]) -> tuple[li
         return [], {}
     books = [{sample.prompt: sample for sample in one.samples} for _, one in shown]
     known: dict[str, tuple[str, str]] = {"base": ("Base (of the first run)", "base")}
-    known.update({f"run {place}": (name, f"run{place % 8}") for place, (name, _) in enumerate(shown)})
+    known.update({f"run {place}": (name, run_role(place)) for place, (name, _) in enumerate(shown)})
     rows: list[Sample] = []
     for prompt in (prompt for prompt in books[0] if all(prompt in book for book in books[1:])):
         answers: dict[str, str] = {}

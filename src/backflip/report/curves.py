@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from backflip.data import Estimate
 from backflip.report.evidence import estimate, number
-from backflip.report.marks import Axis, Lines, Series
+from backflip.report.marks import Axis, Lines, Series, run_role
 from backflip.report.wording import Unit
 
 WHERE = "results/lines.json"
@@ -58,7 +58,7 @@ def _axis(entry: Mapping[str, Any]) -> Axis:
 
 
 def _series(entry: Mapping[str, Any], place: int) -> Series:
-    name, role, x = str(entry["name"]), f"run{int(entry.get('colour', place)) % 8}", _numbers(entry["x"])
+    name, role, x = str(entry["name"]), run_role(int(entry.get("colour", place))), _numbers(entry["x"])
     if "estimates" not in entry:
         y = _numbers(entry["y"])
         if len(x) != len(y) or not x:

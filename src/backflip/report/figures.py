@@ -11,7 +11,7 @@ from typing import Any
 
 from backflip.report.evidence import Evidence, number
 from backflip.report.intervals import interval_of
-from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot
+from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot, run_role
 from backflip.report.wording import POLICIES, show, wording
 
 TRAINED = "ppo"
@@ -20,7 +20,7 @@ TRAINED = "ppo"
 
 def role_of(policy: str, place: int = 0) -> str:
     """Return the colour role of a policy; a policy without one of its own takes the next free run colour."""
-    return policy if policy in POLICIES else f"run{place % 8}"
+    return policy if policy in POLICIES else run_role(place)
 
 
 def column(rows: Sequence[Mapping[str, float]], x: str, y: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -165,7 +165,7 @@ def other_figures(evidence: Evidence) -> dict[str, list[Lines]]:
 def overlay_figure(evidence: Evidence) -> Lines | None:
     """Describe loss curves that the run laid over each other (results/curve.json: name -> points of step and loss)."""
     series = [
-        Series(name, f"run{place % 8}", *column(rows, "step", "loss"))
+        Series(name, run_role(place), *column(rows, "step", "loss"))
         for place, (name, rows) in enumerate(evidence.overlay.items())
         if len(rows) > 1
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from backflip.data import Estimate
 from backflip.report.evidence import estimate, number
-from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot
+from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot, run_role
 from backflip.report.render import Section
 from backflip.report.sweep import cannot_tell, show_p
 from backflip.report.tables import Cell, Table, cell
@@ -36,7 +36,7 @@ def frontier_section(results: Mapping[str, Any], faults: list[str]) -> Section |
 
 def _frontier(found: Mapping[str, Any]) -> Section:
     paths: Mapping[str, Any] = found["paths"]
-    roles = {name: BEST if name == BEST else f"run{place % 8}" for place, name in enumerate(paths)}
+    roles = {name: BEST if name == BEST else run_role(place) for place, name in enumerate(paths)}
     figures = tuple(_paths(measure, paths, roles) for measure in ("gold", "gold_win_rate"))
     compared = [row for row in found["compared"] if row["measure"] == "gold_win_rate"]
     against, seeds = str(found["against"]), len(found["seeds"])

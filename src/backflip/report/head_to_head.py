@@ -16,7 +16,7 @@ from backflip.errors import DataError
 from backflip.report.compare import comparison
 from backflip.report.evidence import Evidence, estimate, gather
 from backflip.report.headline import Finding, status_sentence
-from backflip.report.marks import Axis, Dots, dot
+from backflip.report.marks import Axis, Dots, dot, run_role
 from backflip.report.render import Page, Section, sample_data
 from backflip.report.sweep import cannot_tell, show_p
 from backflip.report.tables import Cell, Table, cell
@@ -91,7 +91,7 @@ def head_to_head_page(evidence: Evidence) -> Page:
     own = [one for one in beside.sections if one.id == "results"] if beside is not None else []
     if own:
         kept = (replace(own[0], title="What each run measured itself"), *kept)
-    names = {one["name"]: (one["name"], f"run{place % 8}") for place, one in enumerate(result["policies"])}
+    names = {one["name"]: (one["name"], run_role(place)) for place, one in enumerate(result["policies"])}
     data: dict[str, Any] = dict(beside.data) if beside is not None else {"explorer": {"runs": [], "words": {}}}
     data["samples"] = sample_data(evidence.samples, evidence.samples_total, names)
     sections = [*_sections(result)]
@@ -204,7 +204,7 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
     names = [one["name"] for one in result["policies"]]
     episodes = result["unit"] == "episodes"
     wins = tuple(
-        dot(f"{names[one['first']]} against {names[one['second']]}", f"run{one['first'] % 8}", _read(one["win_rate"]))
+        dot(f"{names[one['first']]} against {names[one['second']]}", run_role(one["first"]), _read(one["win_rate"]))
         for one in result["duels"]
     )
     axis = Axis("share won", "share")
@@ -214,7 +214,7 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
         figures.append(Dots("duels", "Win rates", caption, axis, wins, (0.5, "neither")))
     rated = [(one["name"], place, estimate(rating)) for place, (one, rating) in enumerate(zip(result["policies"], result["ratings"] or [], strict=False))]  # fmt: skip
     if rated and len(rated) > 2:
-        dots = tuple(dot(name, f"run{place % 8}", value) for name, place, value in rated if value is not None)
+        dots = tuple(dot(name, run_role(place), value) for name, place, value in rated if value is not None)
         figures.append(
             Dots("ratings", "Ratings", "Bradley-Terry, log-odds against the mean of all; 95 % interval over prompts.", Axis("rating, log-odds"), dots, (0.0, "mean"))
         )  # fmt: skip

@@ -15,6 +15,14 @@ from typing import Any, Literal
 from backflip.data import Estimate
 from backflip.report.wording import Unit
 
+RUN_ROLES = 9
+"""Roles `run0`, `run1`, ... that the style sheet has a colour for."""
+
+
+def run_role(place: int) -> str:
+    """Return the role of the series at this place among others of its kind; they come round again after RUN_ROLES."""
+    return f"run{place % RUN_ROLES}"
+
 
 @dataclass(frozen=True)
 class Axis:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from backflip.measures.stats import wilson
 from backflip.report.evidence import Evidence
 from backflip.report.figures import column
-from backflip.report.marks import Axis, Dot, Dots, Figure, Lines, Reference, Series, dot
+from backflip.report.marks import Axis, Dot, Dots, Figure, Lines, Reference, Series, dot, run_role
 from backflip.report.wording import wording
 
 
@@ -66,7 +66,7 @@ def by_member(rows: Sequence[Mapping[str, float]], measure: str) -> tuple[Series
         x, y = column(held, "epoch" if "epoch" in held[0] else "step", measure)
         name = f"Member {member:.0f}" if len({key[1] for key in fits}) > 1 else "Reward model"
         name += f", round {turn:.0f}" if len({key[0] for key in fits}) > 1 else ""
-        series.append(Series(name, f"run{place % 8}", x, y, mark="both" if len(x) < 20 else "line"))
+        series.append(Series(name, run_role(place), x, y, mark="both" if len(x) < 20 else "line"))
     return tuple(series)
 
 

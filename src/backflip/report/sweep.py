@@ -12,7 +12,7 @@ from typing import Any
 from backflip.data import Estimate
 from backflip.measures.seeds import varying
 from backflip.report.evidence import estimate
-from backflip.report.marks import Axis, Dots, dot
+from backflip.report.marks import Axis, Dots, dot, run_role
 from backflip.report.render import Section
 from backflip.report.tables import Cell, Table
 from backflip.report.wording import Unit, show, show_gap, show_interval, wording
@@ -100,7 +100,7 @@ def _figure(name: str, result: Mapping[str, Any]) -> Dots:
     words = wording(name)
     by_arm: Mapping[str, Any] = result["measures"][name]
     rows = tuple(
-        dot(arm, f"run{place % 8}", _read(by_arm[arm]["mean"]))
+        dot(arm, run_role(place), _read(by_arm[arm]["mean"]))
         for place, arm in enumerate(result["settings"])
         if arm in by_arm
     )

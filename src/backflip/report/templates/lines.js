@@ -102,7 +102,7 @@ function drawLines(figure, spec) {
       one.x.forEach((value, place) => group.append(svg("line", { class: "whisker", x1: x(value), x2: x(value), y1: y(one.low[place]), y2: y(one.high[place]) })));
     }
     if (one.mark !== "points") {
-      const dashed = ["best_of_n", "run4", "run5", "run6", "run7"].includes(one.role);
+      const dashed = ["best_of_n", "run4", "run5", "run6", "run7", "run8"].includes(one.role);
       group.append(svg("polyline", { class: `curve${dashed ? " dashed" : ""}`, points: at(one.y).join(" ") }));
     }
     if (one.mark !== "line" || one.x.length === 1) {
