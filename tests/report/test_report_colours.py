@@ -9,10 +9,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from backflip.report.marks import RUN_ROLES, run_role
+
 STYLE = (files("backflip.report") / "templates" / "page.css").read_text(encoding="utf-8")
 COLOURS = {name: (light, dark) for name, light, dark in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", STYLE)}
 POLICIES = ("base", "best_of_n", "ppo")
-RUNS = tuple(f"run{place}" for place in range(8))
+RUNS = tuple(map(run_role, range(RUN_ROLES)))
 # Linear-light simulation of missing cones, severity 1 (Machado, Oliveira and Fernandes 2009, table 1).
 VISION = {
     "all cones": np.eye(3),
