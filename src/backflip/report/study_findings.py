@@ -87,7 +87,7 @@ def _known(read: Read) -> Finding:
         )
     return Finding(
         "good",
-        "known answers",
+        "nobody is shown to miss known answers",
         f"Of {len(held):,} people with enough of them, nobody's agreement is shown to lie below {bar}.",
     )
 

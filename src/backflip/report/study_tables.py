@@ -80,7 +80,7 @@ class Read:
     @property
     def name(self) -> str:
         """What the store is called, without where it lies or who may open it: a page that is handed on names nobody."""
-        return self.where.rpartition("/")[2].partition("?")[0]
+        return self.where.partition("?")[0].rpartition("/")[2]
 
     def label(self, judge: str) -> Cell:
         """Return how a person is called, and beneath it what their judgements are signed with."""
@@ -190,7 +190,7 @@ def adjudication_section(read: Read) -> Section:
     blind, discussed = (sum(bool(getattr(one, name)) for one in found) for name in ("blind", "discussed"))
     intro = (
         f"People chose against each other on {len(found):,} {'pair' if len(found) == 1 else 'pairs'}. {blind:,} of these were judged blind by "
-        f"an adjudicator, {discussed:,} once more after a talk; owners settled {read.settled:,} (agreed ones among them). These pairs were "
+        f"an adjudicator, {discussed:,} once more after a talk; owners settled {read.settled:,} answers, of pairs that all agreed on too. These pairs were "
         "chosen because people disagreed: agreement before is low by that choice, and says nothing of all pairs."
     )
     rows = tuple(
