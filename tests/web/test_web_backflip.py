@@ -120,3 +120,6 @@ def test_a_backflip_learns_from_what_was_said_in_the_browser_and_from_nothing_el
     cost = read_run(folder).results["cost"]
     assert cost["judge"] == "people in the browser" and cost["comparisons"] == COMPARISONS
     assert cost["ties"] == sum(choice == "=" for choice in ann.chose.values())
+    assert main(["report", str(folder), "--study"]) == 0
+    page = (folder / "store.report.html").read_text(encoding="utf-8")
+    assert f"1 person gave {COMPARISONS} judgements to {COMPARISONS} askings" in page and ">Ann<" not in page
