@@ -17,7 +17,8 @@ pytest.importorskip("gymnasium")
 from backflip.cli import main
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
-from backflip.loops.answers import answers_to, person_weights, what_weighting_changed
+from backflip.loops.answers import answers_to, person_weights
+from backflip.measures.weighting import what_weighting_changed
 from backflip.overseers.recorded import RecordedOverseer, recorded
 from backflip.policies.actor_critic import ActorCritic
 from backflip.run import read_run

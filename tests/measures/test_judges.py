@@ -7,7 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backflip.measures.judges import ENOUGH, Said, agreement, alpha, between, noise, people_pairs, weights, worth
+from backflip.measures.judges import (
+    ENOUGH,
+    Said,
+    agreement,
+    alpha,
+    between,
+    noise,
+    people_pairs,
+    together,
+    weights,
+    worth,
+)
 from backflip.measures.stats import share_interval, wilson
 
 
@@ -177,3 +188,17 @@ def test_weighting_beats_counting_heads() -> None:
     heads = [np.sign(sum(one.choice for one in each)) for each in by_pair.values()]
     weighed = [np.sign(sum(one.choice * weigh[one.judge] for one in each)) for each in by_pair.values()]
     assert np.mean(np.array(weighed) == best) > np.mean(np.array(heads) == best) + 0.1
+
+
+def test_agreement_of_all_is_that_of_any_two_and_can_be_asked_between_two_groups() -> None:
+    said = population({"owner": 1.0, "ann": 0.9, "bob": 0.8}, 2000)
+    found, apart = together(said), together(said, {"owner"}, {"ann", "bob"})
+    inside = together(said, {"ann", "bob"}, {"ann", "bob"})
+    assert found and apart and inside
+    assert apart.low < 0.85 < apart.high and inside.low < 0.9 * 0.8 + 0.1 * 0.2 < inside.high
+    assert found.value == pytest.approx((2 * apart.value + inside.value) / 3) and found.n == 2000
+    two = between("ann", "bob", said, rng())["agreement"]
+    assert two and inside.value == two.value
+    checks = [replace(one, known=1) for one in said[:600]]
+    assert together([*checks, *said[600:]]) == together(said[600:]), "known answers say nothing of agreement"
+    assert together(said[: 3 * (ENOUGH - 1)]) is None

@@ -271,7 +271,7 @@ def test_an_owner_who_may_still_change_their_answer_reads_no_others(site: Site) 
         made = olga.post("/study/known/make", query=pair(0).id)
         olga.browser.get("/quality")
         found = site.app.state.kept_quality.found
-        return [[sorted(leaks(one)) for one in pages], made.status_code, found.divided, found.between == []]
+        return [[sorted(leaks(one)) for one in pages], made.status_code, len(found.divided), found.between == []]
 
     before = told()
     assert before == [[[]] * 4, 409, 0, False], "a repetition answers the same question"
@@ -314,10 +314,10 @@ def test_quality_says_what_the_talks_changed(site: Site, monkeypatch: pytest.Mon
             judge_longer(who, shown, longer=True)
     text = olga.browser.get("/quality").text
     found = site.app.state.kept_quality.found
-    assert found.divided == found.talk.pairs == 10
+    assert len(found.divided) == found.talk.pairs == 10
     assert found.talk.before and found.talk.after and found.talk.before.value == pytest.approx(1 / 3)
     assert found.talk.after.value == 1.0
     judged: list[Judgement] = site.store.judgements(0)[0]
     assert len(judged) == 20 + 10 + 30, "nothing is overwritten"
-    assert sum(one.judgements for _, one, _ in found.people) == 20, "talks do not count in anybody's quality"
+    assert sum(one.judgements for one, _ in found.people) == 20, "talks do not count in anybody's quality"
     assert "33 % (33 to 33), n = 10" in text and "10 pairs" in text

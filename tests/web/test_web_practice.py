@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from backflip.measures.quality import quality
 from backflip.overseers.people import PeopleOverseer
 from backflip.store.study import Known, Study
-from backflip.web.quality import quality
 
 from .conftest import Site, Somebody, pair
 
@@ -53,7 +53,7 @@ def test_pairs_set_aside_are_explained_again_and_again_and_count_nowhere(site: S
     assert len(set(came)) == 3 and came[:3] == came[3:6], "all in turn, then all again"
     judged = ann.browser.get("/judge/next").json()
     assert judged["done"] == 0 and len(judged["pairs"]) == 3
-    assert quality(site.app.state.place).people == []
+    assert quality(site.store).people == []
     training = PeopleOverseer(site.store, clock=lambda: site.clock() + 1e6)
     assert not {one.query_id for one in training.answers(0)[0]} & {pair(n).id for n in range(10)}
     undone = ann.browser.post("/judge/undo", data={"event": ann.event()}, headers={"X-CSRF-Token": ann.csrf})

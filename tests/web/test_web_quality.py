@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from backflip.measures import judges
+from backflip.store.interchange import export_pairs
 
 from .conftest import Site, Somebody, pair
 from .visitors import QUIET, Served, Visitor, wait_for
@@ -24,10 +27,11 @@ def judge(who: Somebody, count: int) -> None:
         assert who.send(one["id"], "12"[longer]).status_code == 200
 
 
-def row_of(page: str, name: str) -> list[str]:
-    """The cells of a person's row, after the name and how many they judged."""
-    row = next(row for row in page.split("<tr>") if f'<th scope="row">{name}</th>' in row)
-    return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row)][1:]
+def row_of(page: str, name: str, *, words: bool = False) -> list[str]:
+    """The cells of a person's row, after the name and how many they judged; with `words`, all cells of a question's row."""
+    start = f'<th scope="row" class="text">{name}</th>' if words else f'<th scope="row">{name}</th>'
+    row = next(row for row in page.split("<tr>") if start in row)
+    return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row)][0 if words else 1 :]
 
 
 def test_every_number_has_its_interval_or_there_are_too_few(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +50,29 @@ def test_every_number_has_its_interval_or_there_are_too_few(site: Site, monkeypa
         assert INTERVAL.match(cell), cell
     assert longer.startswith("100 %") and longer.endswith("n = 30"), "what was planted: the longer one, always"
     assert re.fullmatch(r"\d\.\d\d", weight)
+
+
+def test_what_is_asked_beside_the_choice_is_measured_shown_and_exported(site: Site, tmp_path: Path) -> None:
+    """Ten pairs: the further question is answered as the whole on eight, the other way on one, with a tie on one."""
+    site.book.change(replace(QUIET, axes=("kinder",), sub_questions=("What is claimed?",)), "owner", site.clock())
+    olga, ann = site.come("Olga", "owner"), site.come("Ann")
+    assert "beside the choice" not in olga.browser.get("/quality").text
+    for n in range(10):
+        (one,) = ann.next()
+        axis = {8: "2", 9: "="}.get(n, "1")
+        sub = {"What is claimed?": f"claim <{n}>"}
+        assert ann.send(one["id"], "1", axes={"kinder": axis}, sub=sub).status_code == 200
+    page = olga.browser.get("/quality").text
+    assert "10 of 10" in row_of(page, "<bdi>What is claimed?</bdi>", words=True)[0]
+    answered, agrees = row_of(page, "<bdi>kinder</bdi>", words=True)
+    assert answered == "10 of 10" and agrees.startswith("85 % (") and agrees.endswith("n = 10")
+    key = site.store.judgement_events()[0][1]
+    shown = olga.browser.get(f"/lineage/judgement/{key}").text
+    assert "<bdi>What is claimed?</bdi>" in shown and "claim &lt;0&gt;" in shown and "<bdi>kinder</bdi>" in shown
+    export_pairs(site.store, tmp_path / "pairs.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    kept = [json.loads(row["record"])["details"]["sub"] for row in rows]
+    assert kept == [{"What is claimed?": f"claim <{n}>"} for n in range(10)]
 
 
 def test_an_answer_stands_under_the_guideline_that_was_read(served: Served, come: Callable[..., Visitor]) -> None:

@@ -3,8 +3,6 @@
 Of a person every standing first answer to a question counts, so a question that several people judged teaches several times; of any
 other overseer the first answer to it counts. People's answers weigh by how often they seem to be right (`measures.judges`); nobody is
 dropped, and the last reward is fitted both ways, so that a reader sees what the weights changed. Left out: the fits.
-
-Shapes: P comparisons.
 """
 
 from __future__ import annotations
@@ -13,9 +11,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from backflip.data import Judgement, Query
 from backflip.measures.people import weights_of_people
@@ -119,22 +114,6 @@ def weighed(answer: Answer, judge: str, weight: Mapping[str, float]) -> Answer:
     """Return an answer with the weight of whoever gave it; 1 where nothing is known of them."""
     factor = weight.get(judge, 1.0)
     return answer if factor == 1.0 else replace(answer, weight=answer.weight * factor)
-
-
-def what_weighting_changed(weighted_P: ArrayLike, equal_P: ArrayLike) -> dict[str, float]:
-    """Return how two rewards differ that were fitted alike but for the weights, on the same comparisons.
-
-    `weighted_P`, `equal_P`: by how much each prefers the first item. `correlation` of the two (0 where one says the same of all);
-    `turned`, the share of comparisons of which they prefer different items; `comparisons`, how many there are.
-    """
-    a_P, b_P = (np.asarray(part, dtype=np.float64) for part in (weighted_P, equal_P))
-    spread = float(a_P.std() * b_P.std())
-    together = float(((a_P - a_P.mean()) * (b_P - b_P.mean())).mean())
-    return {
-        "correlation": together / spread if spread > 0 else 0.0,
-        "turned": float((np.sign(a_P) != np.sign(b_P)).mean()),
-        "comparisons": float(len(a_P)),
-    }
 
 
 def write_asked(run: Run, asked: Sequence[str], asked_at: Sequence[int], places: int, held: Sequence[str] = ()) -> None:

@@ -22,10 +22,10 @@ from backflip.loops.answers import (
     person_weights,
     take_in,
     weighed,
-    what_weighting_changed,
     write_weighting,
 )
 from backflip.loops.parts import stream
+from backflip.measures.weighting import what_weighting_changed
 from backflip.overseers.recorded import RecordedOverseer
 from backflip.protocols import Overseer
 from backflip.rewards.clip_answers import Answer, scores

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backflip.loops.answers import what_weighting_changed, write_weighting
+from backflip.loops.answers import write_weighting
 from backflip.loops.asking import Told, ask
 from backflip.loops.choosing import Asking
 from backflip.loops.parts import Parts, Training, save, stream
+from backflip.measures.weighting import what_weighting_changed
 from backflip.memory import give_back
 from backflip.rewards.combine import WeightedRewards
 from backflip.rewards.comparisons import Comparison, comparisons

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from backflip.data import Estimate
-from backflip.measures.judges import ENOUGH, Said, agreement, alpha
-from backflip.measures.stats import share_difference, share_interval
+from backflip.measures.judges import Said, alpha, together
+from backflip.measures.stats import share_difference
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,7 @@ def talk(before: Sequence[Said], after: Sequence[Said], rng: np.random.Generator
     early, late = (
         [one for one in each if one.pair in kept and (one.pair, one.judge) in both] for each in (before, after)
     )
-    was, now = _shares(early), _shares(late)
+    was, now = together(early), together(late)
     # The spread of the differences alone would leave no width where two people talk: all of their pairs begin at 0.
     gain = None if was is None or now is None else share_difference(now, was, len(kept))
     return Talk(len(kept), was, now, gain, *alpha(early, rng), *alpha(late, rng))
-
-
-def _shares(said: Sequence[Said]) -> Estimate | None:
-    """Return the mean over pairs of the agreement of all two people on a pair."""
-    choices: dict[str, list[int]] = {}
-    for one in said:
-        choices.setdefault(one.pair, []).append(one.choice)
-    if len(choices) < ENOUGH:
-        return None
-    return share_interval([np.mean([agreement(a, b) for a, b in combinations(each, 2)]) for each in choices.values()])

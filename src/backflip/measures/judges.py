@@ -11,7 +11,7 @@ Shapes: N judgements, J people, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
@@ -131,6 +131,26 @@ def between(first: str, second: str, said: Sequence[Said], rng: np.random.Genera
     a_P, b_P = (np.array([each[pair] for pair in both], dtype=np.int64) for each in (one, two))
     agree = [agreement(one[pair], two[pair]) for pair in both]
     return {"agreement": _share(agree), "kappa": _resampled(lambda rows: _kappa(a_P[rows], b_P[rows]), len(both), rng)}
+
+
+def together(said: Sequence[Said], first: Collection[str] = (), second: Collection[str] = ()) -> Estimate | None:
+    """Return how any two people agree on a pair, on average over the pairs that two or more judged; checks and repetitions are left out.
+
+    With `first` and `second` it is somebody of the first with somebody of the second, such as researchers with labelers. The unit of the
+    interval is the pair.
+    """
+    pairs = _by_pair([one for one in said if not one.again and one.known is None])
+    shares: list[float] = []
+    for each in pairs.values():
+        two = [
+            agreement(a.choice, b.choice)
+            for a, b in combinations(each, 2)
+            if not (first or second)
+            or (a.judge in first and b.judge in second)
+            or (b.judge in first and a.judge in second)
+        ]
+        shares += [float(np.mean(two))] if two else []
+    return share_interval(shares) if len(shares) >= ENOUGH else None
 
 
 def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | None, str]:

@@ -110,8 +110,13 @@ class Database:
         if found == schema.REVISIONS[-1]:
             return
         if self.mode == "read":
-            what = f"schema {found}, older than {schema.REVISIONS[-1]}" if found else "no tables of backflip"
-            remedy = "a reader changes nothing: open it once for writing, e.g. by resuming its run"
+            if not found:
+                made = "expected a store that a run, `backflip import` or `backflip serve` made"
+                raise StoreError(f"{self.name} has no tables of backflip; {made}")
+            what = f"schema {found}, older than {schema.REVISIONS[-1]}"
+            remedy = (
+                "a reader changes nothing: open it once for writing, e.g. by `backflip serve` or by resuming its run"
+            )
             raise StoreError(f"{self.name} has {what}; {remedy}")
         with self.transaction("durable") as connection:
             found = self._revision(connection)  # again, now that nobody else writes: another process may have migrated

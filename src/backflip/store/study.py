@@ -178,6 +178,13 @@ class StudyBook:
         shipped = {"instructions": INSTRUCTIONS, "consent": CONSENT, "settings": ""}
         return (0, shipped[kind]) if row is None else (row["seq"], row["text"])
 
+    def versions(self, kind: Document) -> list[tuple[int, float, str]]:
+        """Return every version of a text that was written here, the oldest first: its number, when, and the text."""
+        table = schema.documents
+        wanted = select(table).where(table.c.kind == kind).order_by(table.c.seq)
+        with self._database.transaction("read") as connection:
+            return [(row.seq, row.created, row.text) for row in connection.execute(wanted)]
+
     def write(self, kind: Document, text: str, person_id: str, now: float) -> None:
         """Add a version of a text; the earlier ones stay."""
         row = {"kind": kind, "text": text, "created": now, "person_id": person_id}
