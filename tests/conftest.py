@@ -6,10 +6,12 @@ skip into a failure, whatever caused it.
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -33,17 +35,26 @@ SERVER_USERS = ("postgres", "nobody")
 
 LONGEST = (
     "test_web_live.py",
+    "test_control_loop.py",
     "test_resume_after_kill.py",
-    "test_arms.py",
     "test_atari_reward_run.py",
+    "test_arms.py",
+    "test_ppo_loop.py",
+    "test_control_learning_proof.py",
+    "test_web_reviews.py",
+    "test_overoptimisation_run.py",
+    "test_methods.py",
+    "test_control_run.py",
+    "test_methods_run.py",
     "test_learning_proof.py",
 )
-"""Files that begin first where several processes share them out: nobody waits for them in the end."""
+"""Files that begin first, in this order, where several processes share them out: nobody waits for them in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.name not in LONGEST)
+        order = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def all_required() -> bool:
@@ -77,6 +88,19 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulated_here() -> Iterator[None]:
+    """Keep simulations in this process: a helper costs seconds of a processor to start, and the short runs of tests end before it is ready.
+
+    Tests of the helpers themselves have a fixture of this name that does nothing.
+    """
+    crews = sys.modules.get("backflip.worlds.crews")
+    with pytest.MonkeyPatch.context() as patch:
+        if crews is not None:
+            patch.setattr(crews, "PATIENCE", math.inf)
+        yield
 
 
 def postgres_program(name: str) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from backflip.data import Episodes, Evaluation
@@ -118,7 +118,7 @@ def frequency_p_value(policy: Policy, obs: Tensor, rng: np.random.Generator) -> 
     else:  # too rare for a bin of its own
         expected[-1], observed[-1] = expected[-1] + rest[0], observed[-1] + rest[1]
     statistic = sum((seen - due) ** 2 / due for seen, due in zip(observed, expected, strict=True))
-    return float(stats.chi2.sf(statistic, len(expected) - 1))
+    return float(special.chdtrc(len(expected) - 1, statistic))
 
 
 def reward_sum_error(episodes: Episodes, reward_BT: Tensor, beta: float) -> float:

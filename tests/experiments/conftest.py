@@ -12,6 +12,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from backflip.experiments import Experiment
+from backflip.run import Run, RunRecord, read_run
+
 WORDS = "<pad> <s> </s> user assistant the film was good bad long dull bright . and very".split()
 TEMPLATE = "<s> {% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}assistant"
 JUDGE = """
@@ -83,6 +86,32 @@ def arms_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "go_through", go_through)
         yield
+
+
+@pytest.fixture
+def whole_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RunRecord, RunRecord]]:
+    """Return a function that does a run twice, undisturbed and stopped after so many saved states and then resumed, and gives both."""
+
+    def both(experiment: Experiment, config: Any, states: int = 1) -> tuple[RunRecord, RunRecord]:
+        with Run.create(experiment.name, config, root=tmp_path, folder=tmp_path / "whole", seed=0) as run:
+            experiment(config, run)
+        saved, left = Run.save_state, [None] * states
+
+        def dies(self: Run, name: str, tree: Any) -> None:
+            saved(self, name, tree)
+            left.pop()
+            if not left:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Run, "save_state", dies)
+            with Run.create(experiment.name, config, root=tmp_path, folder=tmp_path / "cut", seed=0) as run:
+                experiment(config, run)
+        with Run.resume(tmp_path / "cut") as run:
+            experiment(config, run)
+        return read_run(tmp_path / "whole"), read_run(tmp_path / "cut")
+
+    return both
 
 
 @pytest.fixture

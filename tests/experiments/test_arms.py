@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,17 @@ import numpy as np
 import pytest
 
 from backflip.errors import ConfigError, DataError
-from backflip.experiments.arms import Arm, ArmsConfig, carry_out, checkpoint_of, folder_of, normalised_return, values
+from backflip.experiments import arms
+from backflip.experiments.arms import (
+    Arm,
+    ArmsConfig,
+    Planned,
+    carry_out,
+    checkpoint_of,
+    folder_of,
+    normalised_return,
+    values,
+)
 from backflip.run import Run
 from backflip.run_folder import hold
 from backflip.run_record import read_run
@@ -33,6 +47,7 @@ SMALL = {
 }
 LEARNED = Arm("learned", "control", SMALL | {"comparisons": "6"})
 TRUE = Arm("true", "control", SMALL | {"reward": "true"})
+WRONG = Arm("wrong", "control", SMALL | {"judged_by": "one_leg"})
 CONFIG = ArmsConfig(seeds=2, workers=2)
 
 
@@ -40,75 +55,98 @@ def start(folder: Path) -> Run:
     return Run.create("mujoco", CONFIG, root=folder.parent, seed=0, folder=folder)
 
 
-def test_each_arm_is_a_run_that_can_be_read_and_is_not_done_twice(tmp_path: Path) -> None:
-    with start(tmp_path / "run") as run:
-        found = carry_out([TRUE, LEARNED], CONFIG, run)
-        assert (
-            values(found["learned"], "true_return").shape == (2,) and values(found["true"], "untrained_return")[0] < 0
-        )
-        folder = folder_of(run, "learned", 0)
-        record = read_run(folder)
-        assert record.status == "done" and record.config["comparisons"] == 6 and record.config["seed"] == 0
-        assert (checkpoint_of(folder, "policy") / "policy.safetensors").is_file()
-        before = (folder / "summary.json").stat().st_mtime_ns
-        assert carry_out([TRUE, LEARNED], CONFIG, run) == found
-        assert (folder / "summary.json").stat().st_mtime_ns == before
-        with pytest.raises(DataError, match='no estimate "speed"'):
-            values(found["learned"], "speed")
-        with pytest.raises(DataError, match='no checkpoint "reward"'):
-            checkpoint_of(folder, "reward")
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of two arms, of which one failed and one is done; its runs are processes, so it is made once."""
+
+    folder: Path
+    said: str
 
 
-def test_a_failed_arm_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    wrong = Arm("wrong", "control", SMALL | {"judged_by": "one_leg"})
-    with start(tmp_path / "run") as run:
-        with pytest.raises(
-            DataError, match=r"2 of 4 runs failed, the first .*wrong/seed_0: ConfigError: judged_by one_leg on Reacher"
-        ):
-            carry_out([wrong, TRUE], CONFIG, run)
-        assert read_run(folder_of(run, "true", 0)).status == "done"
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    folder = tmp_path_factory.mktemp("arms") / "run"
+    with pytest.raises(DataError) as caught, start(folder) as run:
+        carry_out([WRONG, TRUE], CONFIG, run)
+    return Sweep(folder, str(caught.value))
 
 
-def test_a_sweep_that_failed_keeps_every_run_and_is_gone_on_with(tmp_path: Path) -> None:
-    """It once took itself for a run in which nothing had happened, and removed its folder with all that was finished."""
-    wrong = Arm("wrong", "control", SMALL | {"judged_by": "one_leg"})
-    with pytest.raises(DataError, match="go on with: backflip run --resume"), start(tmp_path / "run") as run:
-        carry_out([wrong, TRUE], CONFIG, run)
-    assert read_run(tmp_path / "run").status == "failed"
-    with Run.resume(tmp_path / "run") as again:
-        assert len(carry_out([TRUE], CONFIG, again)["true"]) == 2
+@pytest.fixture
+def again(failed: Sweep, tmp_path: Path) -> Iterator[Run]:
+    """The sweep that failed, resumed, for one test alone."""
+    shutil.copytree(failed.folder, tmp_path / "run")
+    with Run.resume(tmp_path / "run") as run:
+        yield run
 
 
-def test_a_killed_arm_is_gone_on_with(tmp_path: Path) -> None:
-    with start(tmp_path / "run") as run:
-        folder = folder_of(run, "true", 0)
-        carry_out([TRUE], CONFIG, run)
-        whole: Any = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps(whole | {"status": "running", "estimates": {}}))
-        assert read_run(folder).status == "killed"
-        again = carry_out([TRUE], CONFIG, run)
-        assert again["true"][0]["estimates"] == whole["estimates"]
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of each run is added that is started from now on."""
+    names: list[str] = []
+    plain = arms._start  # pyright: ignore[reportPrivateUsage]
+
+    def start_and_say(one: Planned, cores: frozenset[int]) -> Any:
+        names.append(one.name)
+        return plain(one, cores)
+
+    monkeypatch.setattr(arms, "_start", start_and_say)
+    return names
 
 
-def test_a_run_that_outlived_its_sweep_is_waited_for(tmp_path: Path) -> None:
+def test_a_failed_arm_is_named_and_the_others_are_kept(failed: Sweep) -> None:
+    """A sweep that failed once took itself for a run in which nothing had happened, and removed its folder with all that was finished."""
+    first = r"2 of 4 runs failed, the first .*wrong/seed_0: ConfigError: judged_by one_leg on Reacher"
+    assert re.search(first + ".*go on with: backflip run --resume", failed.said)
+    assert read_run(failed.folder).status == "failed"
+    assert [read_run(failed.folder / "arms" / "true" / f"seed_{seed}").status for seed in (0, 1)] == ["done", "done"]
+
+
+def test_a_sweep_that_failed_is_gone_on_with_and_nothing_is_done_twice(
+    again: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = started(monkeypatch)
+    before = {seed: (folder_of(again, "true", seed) / "summary.json").stat().st_mtime_ns for seed in (0, 1)}
+    found = carry_out([TRUE, LEARNED], CONFIG, again)
+    assert sorted(begun) == ["learned/seed_0", "learned/seed_1"]
+    assert before == {seed: (folder_of(again, "true", seed) / "summary.json").stat().st_mtime_ns for seed in (0, 1)}
+    assert values(found["learned"], "true_return").shape == (2,) and values(found["true"], "untrained_return")[0] < 0
+    folder = folder_of(again, "learned", 0)
+    record = read_run(folder)
+    assert record.status == "done" and record.config["comparisons"] == 6 and record.config["seed"] == 0
+    assert (checkpoint_of(folder, "policy") / "policy.safetensors").is_file()
+    with pytest.raises(DataError, match='no estimate "speed"'):
+        values(found["learned"], "speed")
+    with pytest.raises(DataError, match='no checkpoint "reward"'):
+        checkpoint_of(folder, "reward")
+    assert carry_out([TRUE, LEARNED], CONFIG, again) == found and len(begun) == 2
+
+
+def test_a_killed_arm_is_gone_on_with(again: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = started(monkeypatch)
+    folder = folder_of(again, "true", 0)
+    whole: Any = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(whole | {"status": "running", "estimates": {}}))
+    assert read_run(folder).status == "killed"
+    assert carry_out([TRUE], CONFIG, again)["true"][0]["estimates"] == whole["estimates"]
+    assert begun == ["true/seed_0"]
+
+
+def test_a_run_that_outlived_its_sweep_is_waited_for(again: Run) -> None:
     """A sweep killed by -9 leaves the runs of its arms going on; resuming it at once must not fail on them."""
-    with start(tmp_path / "run") as run:
-        folder = folder_of(run, "true", 0)
-        carry_out([TRUE], CONFIG, run)
-        summary = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
-        lock = hold(folder)
+    folder = folder_of(again, "true", 0)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    lock = hold(folder)
 
-        def ends() -> None:
-            (folder / "summary.json").write_text(json.dumps(summary))
-            lock.close()
+    def ends() -> None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+        lock.close()
 
-        later = threading.Timer(1.0, ends)
-        later.start()
-        began = time.monotonic()
-        assert carry_out([TRUE], CONFIG, run)["true"][0]["estimates"] == summary["estimates"]
-        assert time.monotonic() - began >= 0.9, "it did not wait"
-        later.join()
+    later = threading.Timer(1.0, ends)
+    later.start()
+    began = time.monotonic()
+    assert carry_out([TRUE], CONFIG, again)["true"][0]["estimates"] == summary["estimates"]
+    assert time.monotonic() - began >= 0.9, "it did not wait"
+    later.join()
 
 
 def test_normalised_returns_are_void_where_the_true_reward_teaches_nothing() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from backflip.experiments.camera import CameraConfig, main, questions
 from backflip.policies.tabular import TablePolicy
 from backflip.report.curves import read_lines
 from backflip.rewards.clips import ClipFitConfig
-from backflip.run import Run, read_run
+from backflip.run import Run, RunRecord, read_run
 from backflip.worlds.camera import ACTIONS, CameraWorld, GridConfig, table_code
 
 SMALL = CameraConfig(
@@ -54,27 +54,12 @@ def test_one_camera_is_fooled_two_are_not_and_the_page_gets_its_curves(tmp_path:
     assert record.samples[0]["two cameras"] != record.samples[1]["two cameras"]
 
 
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    whole_and_cut: Callable[..., tuple[RunRecord, RunRecord]],
+) -> None:
     config = replace(SMALL, comparisons=40, last_updates=2, updates=1)
-    whole = Run.create("camera", config, root=tmp_path, folder=tmp_path / "whole", seed=0)
-    main(config, whole)
-    whole.finish()
-    cut = Run.create("camera", config, root=tmp_path, folder=tmp_path / "cut", seed=0)
-    saved, count = Run.save_state, Counter[str]()
-
-    def dies(self: Run, name: str, tree: object) -> None:
-        saved(self, name, tree)
-        count["saved"] += 1
-        if count["saved"] == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_state", dies)
-    with pytest.raises(KeyboardInterrupt), cut:
-        main(config, cut)
-    monkeypatch.setattr(Run, "save_state", saved)
-    with Run.resume(tmp_path / "cut") as again:
-        main(config, again)
-    assert read_run(tmp_path / "cut").results["points"] == read_run(tmp_path / "whole").results["points"]
+    whole, cut = whole_and_cut(main, config, states=2)
+    assert cut.results["points"] == whole.results["points"]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])

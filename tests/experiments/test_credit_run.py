@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from backflip.experiments.credit import (
 from backflip.optimise import reinforce
 from backflip.optimise.reinforce import ReinforceConfig
 from backflip.report.curves import read_lines
-from backflip.run import Run, read_run
+from backflip.run import Run, RunRecord, read_run
 from backflip.worlds.listed import action_values, best, rollouts, table_policy, uniform, value
 
 SMALL = CreditConfig(seeds=2, updates=60, lrs=(0.1,), tuning_seeds=1, worlds=(2, 4))
@@ -102,27 +103,12 @@ def test_pieces_are_put_together_by_those_who_bootstrap_and_by_nobody_else(tmp_p
     assert record.summary["estimates"]["pieces_reinforce_learned_share"]["n"] == 2
 
 
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    whole_and_cut: Callable[..., tuple[RunRecord, RunRecord]],
+) -> None:
     config = replace(SMALL, seeds=2, updates=4)
-    with Run.create("credit", config, root=tmp_path, folder=tmp_path / "whole", seed=0) as run:
-        main(config, run)
-    saved, count = Run.save_state, list[str]()
-
-    def dies(self: Run, name: str, tree: object) -> None:
-        saved(self, name, tree)
-        count.append(name)
-        if len(count) == 6:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_state", dies)
-    cut = Run.create("credit", config, root=tmp_path, folder=tmp_path / "cut", seed=0)
-    with pytest.raises(KeyboardInterrupt), cut:
-        main(config, cut)
-    monkeypatch.setattr(Run, "save_state", saved)
-    with Run.resume(tmp_path / "cut") as again:
-        main(config, again)
-    ours, theirs = (read_run(tmp_path / name) for name in ("cut", "whole"))
-    assert ours.results["arms_over_seeds"] == theirs.results["arms_over_seeds"] and ours.notes == theirs.notes
+    whole, cut = whole_and_cut(main, config, states=6)
+    assert cut.results["arms_over_seeds"] == whole.results["arms_over_seeds"] and cut.notes == whole.notes
 
 
 @pytest.mark.parametrize(

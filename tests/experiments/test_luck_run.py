@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from backflip.cli import main as command_line
 from backflip.errors import ConfigError
 from backflip.experiments.luck import ARMS, LuckConfig, exact_rounds, gamble, learn, main
 from backflip.report.curves import read_lines
-from backflip.run import Run, read_run
+from backflip.run import Run, RunRecord, read_run
 
 SMALL = LuckConfig(seeds=2, chances=(0.25, 0.6, 1.0), episodes=300, rounds=2, steps=60)
 
@@ -48,25 +49,12 @@ def test_a_world_without_bad_odds_refutes_it(tmp_path: Path) -> None:
     assert "refuted" in read_run(tmp_path / "run").notes[-1]
 
 
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    whole_and_cut: Callable[..., tuple[RunRecord, RunRecord]],
+) -> None:
     config = replace(SMALL, chances=(0.25,), steps=5)
-    with Run.create("luck", config, root=tmp_path, folder=tmp_path / "whole", seed=0) as run:
-        main(config, run)
-    saved = Run.save_state
-
-    def dies(self: Run, name: str, tree: object) -> None:
-        saved(self, name, tree)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_state", dies)
-    cut = Run.create("luck", config, root=tmp_path, folder=tmp_path / "cut", seed=0)
-    with pytest.raises(KeyboardInterrupt), cut:
-        main(config, cut)
-    monkeypatch.setattr(Run, "save_state", saved)
-    with Run.resume(tmp_path / "cut") as again:
-        main(config, again)
-    ours, theirs = (read_run(tmp_path / name) for name in ("cut", "whole"))
-    assert ours.results["points"] == theirs.results["points"] and ours.notes == theirs.notes
+    whole, cut = whole_and_cut(main, config)
+    assert cut.results["points"] == whole.results["points"] and cut.notes == whole.notes
 
 
 @pytest.mark.parametrize(

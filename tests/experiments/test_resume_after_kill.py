@@ -36,7 +36,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, resume: Any) -> 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     seconds = resume.finish(whole)
     where: list[str] = []
-    for moment in (resume.in_a_save(rng), resume.at_random(rng, 0.4 * seconds, 0.8 * seconds), resume.in_a_save(rng)):
+    moments = [resume.in_a_save(rng), resume.at_random(rng, 0.4 * seconds, 0.8 * seconds)]
+    for moment in rng.permutation(np.array(moments, dtype=object)):
         where.append(resume.kill_when(killed, moment))
         if where[-1] == "done":
             break

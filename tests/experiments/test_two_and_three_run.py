@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from backflip.experiments.two_and_three import (
 )
 from backflip.measures.frontier import at_tilt, tilt_at
 from backflip.report.curves import read_lines
-from backflip.run import Run, read_run
+from backflip.run import Run, RunRecord, read_run
 
 CONFIG = TwoAndThreeConfig()
 SMALL = TwoAndThreeConfig(
@@ -122,25 +122,12 @@ def test_the_verdict_can_go_either_way(
     assert last in notes[-1]
 
 
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(SMALL, steps=3, updates=2)
-    with Run.create("two_and_three", config, root=tmp_path, folder=tmp_path / "whole", seed=0) as run:
-        main(config, run)
-    saved = Run.save_state
-
-    def dies(self: Run, name: str, tree: object) -> None:
-        saved(self, name, tree)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_state", dies)
-    cut = Run.create("two_and_three", config, root=tmp_path, folder=tmp_path / "cut", seed=0)
-    with pytest.raises(KeyboardInterrupt), cut:
-        main(config, cut)
-    monkeypatch.setattr(Run, "save_state", saved)
-    with Run.resume(tmp_path / "cut") as again:
-        main(config, again)
-    ours, theirs = (read_run(tmp_path / name) for name in ("cut", "whole"))
-    assert ours.results["cells"] == theirs.results["cells"] and ours.notes == theirs.notes
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    whole_and_cut: Callable[..., tuple[RunRecord, RunRecord]],
+) -> None:
+    config = replace(SMALL, steps=3, updates=2, grades=(6,), labels=60)
+    whole, cut = whole_and_cut(main, config)
+    assert cut.results["cells"] == whole.results["cells"] and cut.notes == whole.notes
 
 
 @pytest.mark.parametrize(

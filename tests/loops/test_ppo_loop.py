@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from backflip.data import Item, Judgement, Query
 from backflip.errors import DataError
@@ -28,7 +25,6 @@ from backflip.loops.stop import StopRules
 from backflip.measures.stats import permutation_test
 from backflip.optimise.kl import FixedKL
 from backflip.overseers.function import FunctionOverseer
-from backflip.policies.lm import LMConfig, LMPolicy
 from backflip.progress import Progress
 from backflip.rewards.fit import FitConfig
 from backflip.rewards.model import SequenceRewardModel
@@ -37,9 +33,8 @@ from backflip.store import Store
 from backflip.store.lineage import Lineage
 from backflip.worlds.text import TextWorld
 
-WORDS = "<pad> <s> </s> the film was good bad long dull bright . and very".split()
-PROMPTS = [f"the film was {word}" for word in WORDS[6:]]
-GOOD = {"good", "bright", "very", "and"}
+from .toy import PROMPTS, Crash, Judge, crashing, goodness, likes_good, lines, new_run, tiny_policy
+
 TINY = PPOLoopConfig(
     comparisons=12,
     members=1,
@@ -51,37 +46,6 @@ TINY = PPOLoopConfig(
     save_every=1,
     check_every=2,
 )
-Judge = Callable[[str, str, str], float | None]
-
-
-def tiny_policy(seed: int = 0) -> LMPolicy:
-    """A fresh random Llama over a few words; the same for the same seed."""
-    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="film"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special: dict[str, Any] = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
-    torch.manual_seed(seed)
-    shape: dict[str, Any] = {
-        "vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 32,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager",
-    }  # fmt: skip
-    head = torch.nn.Linear(32, 1)
-    return LMPolicy(LlamaForCausalLM(LlamaConfig(**shape)), tokenizer, LMConfig(max_new_tokens=6, rows=16), head)
-
-
-def goodness(text: str) -> int:
-    return sum(word in GOOD for word in text.split())
-
-
-def likes_good(prompt: str, a: str, b: str) -> float:
-    return (np.sign(goodness(a) - goodness(b)) + 1) / 2
-
-
-def new_run(folder: Path, config: PPOLoopConfig = TINY) -> Run:
-    run = Run.create("toy", config, root=folder.parent, seed=config.seed, folder=folder)
-    run.progress = Progress(quiet=True)
-    return run
 
 
 def parts_of(run: Run, judge: Judge = likes_good, check: Any = None, overseer: Any = None) -> Parts:
@@ -95,12 +59,6 @@ def parts_of(run: Run, judge: Judge = likes_good, check: Any = None, overseer: A
         question="Which is better?",
         check=check,
     )
-
-
-def lines(run: Run, phase: str | None = None) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    kept = [row for row in rows if phase in (None, row["phase"])]
-    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in kept]
 
 
 def questions_of(count: int) -> list[Query]:
@@ -139,7 +97,7 @@ class Late:
 
 
 def test_answers_are_waited_for_and_none_is_an_answer(tmp_path: Path) -> None:
-    with new_run(tmp_path / "run") as run:
+    with new_run(tmp_path / "run", TINY) as run:
         overseer, asked = Late(run.store, [1, 4, 2, 3], silent=[2]), questions_of(4)
         answers = gather(overseer, asked, TINY, run)
     assert [answer.query_id for answer in answers] == [query.id for query in asked]
@@ -148,7 +106,7 @@ def test_answers_are_waited_for_and_none_is_an_answer(tmp_path: Path) -> None:
 
 
 def test_without_waiting_what_is_there_is_heard(tmp_path: Path) -> None:
-    with new_run(tmp_path / "run") as run:
+    with new_run(tmp_path / "run", TINY) as run:
         overseer, asked = Late(run.store, [1, math.inf, 1]), questions_of(3)
         answers = gather(overseer, asked, replace(TINY, wait_seconds=0), run)
         assert [answer.query_id for answer in answers] == [asked[0].id, asked[2].id]
@@ -160,7 +118,7 @@ def test_without_waiting_what_is_there_is_heard(tmp_path: Path) -> None:
 
 
 def test_waiting_ends(tmp_path: Path) -> None:
-    with new_run(tmp_path / "run") as run:
+    with new_run(tmp_path / "run", TINY) as run:
         overseer = Late(run.store, [1, math.inf])
         began = time.monotonic()
         answers = gather(overseer, questions_of(2), replace(TINY, wait_seconds=0.05), run)
@@ -168,7 +126,7 @@ def test_waiting_ends(tmp_path: Path) -> None:
 
 
 def test_a_person_who_leaves_stops_the_run(tmp_path: Path) -> None:
-    with new_run(tmp_path / "run") as run:
+    with new_run(tmp_path / "run", TINY) as run:
         overseer = Late(run.store, [1, math.inf])
         overseer.stopped = True
         with pytest.raises(KeyboardInterrupt):
@@ -213,7 +171,7 @@ def test_answers_that_come_late_are_used_in_the_next_round(tmp_path: Path) -> No
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
-    with new_run(tmp_path / "run") as run, pytest.raises(DataError, match="nobody answered a single question"):
+    with new_run(tmp_path / "run", TINY) as run, pytest.raises(DataError, match="nobody answered a single question"):
         train(parts_of(run, lambda prompt, a, b: None), TINY, run)
 
 
@@ -256,10 +214,6 @@ def test_stop_rules_end_a_round_and_the_end_is_looked_at(tmp_path: Path, stop: S
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
 
-class Crash(Exception):
-    """Stands for a kill: nothing after it runs."""
-
-
 def outcome(run: Run, trained: Trained, parts: Parts) -> tuple[Any, ...]:
     weights = {name: tensor.clone() for name, tensor in parts.policy.module.state_dict().items()}
     pairs = [(pair.first.id, pair.second.id, pair.share, pair.weight) for pair in trained.pairs]
@@ -294,21 +248,13 @@ def test_a_crash_anywhere_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Any, ...], moment: str, time_entered: int
 ) -> None:
     config = replace(TINY, rounds=2, comparisons=40)
-    true, entered = getattr(MOMENTS[moment], moment), 0
-
-    def crashing(*args: Any, **more: Any) -> Any:
-        nonlocal entered
-        entered += 1
-        if entered == time_entered:
-            raise Crash
-        return true(*args, **more)
 
     def attempt(run: Run) -> tuple[Any, ...]:
         parts = parts_of(run, check=lambda policy, reward: {"looked": 1.0})
         parts.policy.config = replace(parts.policy.config, max_new_tokens=2)
         return outcome(run, train(parts, config, run), parts)
 
-    monkeypatch.setattr(MOMENTS[moment], moment, crashing)
+    crashing(monkeypatch, MOMENTS[moment], moment, time_entered)
     with pytest.raises(Crash), new_run(tmp_path / "run", config) as run:
         attempt(run)
     with Run.resume(tmp_path / "run") as run:
@@ -354,7 +300,7 @@ def gain(folder: Path, seed: int, judge: Judge) -> float:
         before = world.collect(parts.policy, 200, np.random.default_rng(1))
         train(parts, config, run)
         after = world.collect(parts.policy, 200, np.random.default_rng(1))
-        worth = [float(np.mean([goodness(item.content) for item in world.show(rows)])) for rows in (before, after)]
+        worth = [float(np.mean([goodness("", item.content) for item in world.show(rows)])) for rows in (before, after)]
     return worth[1] - worth[0]
 
 

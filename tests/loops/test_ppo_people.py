@@ -17,7 +17,8 @@ from backflip.progress import Progress
 from backflip.run import Run
 from backflip.store import Store
 
-from .test_ppo_loop import TINY, Crash, Late, likes_good, new_run, parts_of
+from .test_ppo_loop import TINY, Late, parts_of
+from .toy import Crash, likes_good, new_run
 
 
 class Three(Late):
@@ -47,7 +48,7 @@ def test_after_a_kill_comparisons_weigh_what_they_weighed_in_the_fit(
     def crash(*args: object) -> None:
         raise Crash
 
-    with monkeypatch.context() as patch, pytest.raises(Crash), new_run(tmp_path / "run") as run:
+    with monkeypatch.context() as patch, pytest.raises(Crash), new_run(tmp_path / "run", TINY) as run:
         patch.setattr(fitting, "fit_reward", seen)
         patch.setattr(loop, "improve", crash)
         train(parts_of(run, overseer=Three(run.store)), TINY, run)

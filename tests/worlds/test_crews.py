@@ -21,6 +21,11 @@ from backflip.worlds.crews import PATIENCE
 from backflip.worlds.mujoco_tasks import TASKS
 
 
+@pytest.fixture(scope="module", autouse=True)
+def simulated_here() -> None:
+    """Helpers come here as they do for users."""
+
+
 def world_of(name: str, processes: int, environments: int = 6) -> ControlWorld:
     return ControlWorld(name, environments=environments, steps=25, seed=1, horizons=(50,), processes=processes)
 

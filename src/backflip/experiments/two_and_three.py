@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 from torch import Tensor
 
 from backflip.data import Episodes
@@ -153,7 +153,7 @@ def main(config: TwoAndThreeConfig, run: Run) -> None:
 
 def worth(answers: int) -> Floats:
     """Return what every answer is worth, (C,): normal scores, worst first."""
-    return scipy_stats.norm.ppf((np.arange(answers) + 0.5) / answers)
+    return special.ndtri((np.arange(answers) + 0.5) / answers)
 
 
 def cells(config: TwoAndThreeConfig) -> list[Cell]:

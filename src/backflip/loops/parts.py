@@ -16,17 +16,17 @@ import torch
 
 from backflip.data import Episodes
 from backflip.optimise.kl import KLControl
-from backflip.optimise.nash_md import Preference
-from backflip.policies.asked import AskedLM
-from backflip.policies.best_of import BestOfN
-from backflip.policies.lm import LMPolicy
 from backflip.protocols import Overseer, RewardModel, World
-from backflip.rewards.comparisons import Comparison
-from backflip.rewards.ensemble import RewardEnsemble
-from backflip.rewards.model import SequenceRewardModel
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a loop without a language model is spared transformers' start
     from backflip.loops.settings import Settings
+    from backflip.optimise.nash_md import Preference
+    from backflip.policies.asked import AskedLM
+    from backflip.policies.best_of import BestOfN
+    from backflip.policies.lm import LMPolicy
+    from backflip.rewards.comparisons import Comparison
+    from backflip.rewards.ensemble import RewardEnsemble
+    from backflip.rewards.model import SequenceRewardModel
     from backflip.run import Run
 
 

@@ -16,7 +16,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
@@ -56,7 +56,7 @@ class Ratings:
         if self.groups == 1:
             return Estimate(value, -math.inf, math.inf, 1)
         error = math.sqrt(max(0.0, float(weight_A @ self.covariance_AA @ weight_A)))
-        reach = float(scipy_stats.t.ppf(0.975, self.groups - 1)) * error
+        reach = float(special.stdtrit(self.groups - 1, 0.975)) * error
         return Estimate(value, value - reach, value + reach, self.groups)
 
 

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats as scipy_stats
+from scipy import special
 
 from backflip.data import Estimate
 from backflip.errors import DataError
@@ -51,5 +51,5 @@ def crossed_interval(value_SK: ArrayLike) -> Estimate:
     # What is subtracted is left out of the degrees of freedom: it would add more than it knows.
     free = total**2 / (by_seed**2 / free_S + by_opening**2 / free_K)
     free = min(max(free, float(min(free_S, free_K))), float(seeds * openings - 1))
-    reach = float(scipy_stats.t.ppf(0.975, free)) * math.sqrt(total / (seeds * openings))
+    reach = float(special.stdtrit(free, 0.975)) * math.sqrt(total / (seeds * openings))
     return Estimate(mean, mean - reach, mean + reach, openings)

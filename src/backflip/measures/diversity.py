@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 
 from backflip.data import Episodes, Estimate
 from backflip.errors import DataError
@@ -119,5 +119,5 @@ def _jackknife(value: float, left_out: NDArray[np.float64]) -> Estimate:
     if rows == 1:
         return Estimate(value, -math.inf, math.inf, 1)
     error = math.sqrt((rows - 1) / rows * float(((left_out - left_out.mean()) ** 2).sum()))
-    reach = float(scipy_stats.t.ppf(0.975, rows - 1)) * error
+    reach = float(special.stdtrit(rows - 1, 0.975)) * error
     return Estimate(value, value - reach, value + reach, rows)

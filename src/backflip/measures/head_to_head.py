@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 
 from backflip.data import Estimate
 from backflip.errors import DataError
@@ -160,15 +160,15 @@ def _unpaired(
     n, m = won_NM.shape
     rate = float(won_NM.mean())
     error = math.sqrt(float(won_NM.mean(1).var(ddof=1)) / n + float(won_NM.mean(0).var(ddof=1)) / m)
-    reach = float(scipy_stats.t.ppf(0.975, min(n, m) - 1)) * error
+    reach = float(special.stdtrit(min(n, m) - 1, 0.975)) * error
     win_rate = Estimate(rate, max(0.0, rate - reach), min(1.0, rate + reach), min(n, m))
     gap = float(ours_N.mean() - theirs_M.mean())
     parts = float(ours_N.var(ddof=1)) / n, float(theirs_M.var(ddof=1)) / m
     spread = sum(parts)
     freedom = spread**2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (m - 1)) if spread > 0 else float(n + m - 2)
-    wide = float(scipy_stats.t.ppf(0.975, freedom)) * math.sqrt(spread)
+    wide = float(special.stdtrit(freedom, 0.975)) * math.sqrt(spread)
     total = float(ours_N.var(ddof=1) + theirs_M.var(ddof=1))
-    z = Z_95 + float(scipy_stats.norm.ppf(POWER))
+    z = Z_95 + float(special.ndtri(POWER))
     return Duel(
         first,
         second,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 
 from backflip.measures.stats import Z_95, finite
 
@@ -55,7 +55,7 @@ def student_test(difference: ArrayLike) -> float:
     if len(value_N) < 2 or not value_N.any():
         return 1.0
     error = float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
-    return 0.0 if error == 0 else 2 * float(scipy_stats.t.sf(abs(float(value_N.mean())) / error, len(value_N) - 1))
+    return 0.0 if error == 0 else 2 * float(special.stdtr(len(value_N) - 1, -abs(float(value_N.mean())) / error))
 
 
 def units_to_tell(difference: ArrayLike, fewest: int = 6) -> int | None:
@@ -72,10 +72,10 @@ def units_to_tell(difference: ArrayLike, fewest: int = 6) -> int | None:
     ratio = spread / abs(mean)
 
     def wanted(n: int) -> float:
-        reach = float(scipy_stats.t.ppf(0.975, n - 1)) + float(scipy_stats.t.ppf(POWER, n - 1))
+        reach = float(special.stdtrit(n - 1, 0.975)) + float(special.stdtrit(n - 1, POWER))
         return (reach * ratio) ** 2
 
-    n = max(fewest, math.ceil(((Z_95 + float(scipy_stats.norm.ppf(POWER))) * ratio) ** 2))
+    n = max(fewest, math.ceil(((Z_95 + float(special.ndtri(POWER))) * ratio) ** 2))
     while n < wanted(n):
         n += 1
     return n

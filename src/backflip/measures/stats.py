@@ -15,12 +15,12 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 
 from backflip.data import Estimate
 from backflip.errors import DataError
 
-Z_95 = float(scipy_stats.norm.ppf(0.975))
+Z_95 = float(special.ndtri(0.975))
 EXACT_PERMUTATIONS = 20_000
 ROUNDING = 1e-6
 """By how much a share that is a sum of single precision may pass 0 and 1."""
@@ -71,7 +71,7 @@ def mean_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimat
         return Estimate(mean, -math.inf, math.inf, 1)
     residual = np.bincount(group_N, weights=value_N - mean, minlength=units)
     error = math.sqrt(float(residual @ residual) * units / (units - 1)) / len(value_N)
-    reach = float(scipy_stats.t.ppf(0.975, units - 1)) * error
+    reach = float(special.stdtrit(units - 1, 0.975)) * error
     return Estimate(mean, mean - reach, mean + reach, units)
 
 
@@ -90,8 +90,8 @@ def mean_count_interval(counts: ArrayLike) -> Estimate:
     if count_N.min() < count_N.max():
         found = mean_interval(count_N)
         return Estimate(found.value, max(0.0, found.low), found.high, found.n)
-    low = float(scipy_stats.chi2.ppf(0.025, 2 * total)) / 2 / n if total else 0.0
-    return Estimate(total / n, low, float(scipy_stats.chi2.ppf(0.975, 2 * total + 2)) / 2 / n, n)
+    low = float(special.gammaincinv(total, 0.025)) / n if total else 0.0
+    return Estimate(total / n, low, float(special.gammaincinv(total + 1, 0.975)) / n, n)
 
 
 def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
@@ -139,7 +139,7 @@ def pair_share_interval(values: ArrayLike, first: ArrayLike, second: ArrayLike) 
     twice = np.bincount(unit_N2[across_N] @ np.array([units, 1]), weights=gap_N[across_N])  # both units in common
     together = float(shared @ shared - twice @ twice) * units / (units - 1)
     alone = float(gap_N @ gap_N) * count / (count - 1)
-    reach = float(scipy_stats.t.ppf(0.975, units - 1)) * math.sqrt(max(together, alone)) / count
+    reach = float(special.stdtrit(units - 1, 0.975)) * math.sqrt(max(together, alone)) / count
     return Estimate(found.value, max(0.0, found.value - reach), min(1.0, found.value + reach), units)
 
 
