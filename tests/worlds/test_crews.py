@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -17,7 +19,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 pytest.importorskip("mujoco")
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.worlds.control import ControlWorld
-from backflip.worlds.crews import PATIENCE
+from backflip.worlds.crews import PATIENCE, SENT_OF_A_TASK, _write
 from backflip.worlds.mujoco_tasks import TASKS
 
 
@@ -183,3 +185,18 @@ def test_helpers_go_when_their_world_goes() -> None:
     del helped
     gc.collect()
     assert process.wait(timeout=30) is not None
+
+
+def test_a_helper_whose_asker_has_gone_ends_without_a_word() -> None:
+    order = {name: getattr(TASKS["Hopper-v5"], name) for name in SENT_OF_A_TASK}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backflip.worlds.crews"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # nobody will read what it says
+        _write(process.stdin, order, {})
+        assert process.stderr.read() == b"" and process.wait() == 0

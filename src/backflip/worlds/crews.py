@@ -312,4 +312,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     from backflip.worlds import crews  # what is sent must be of that module, and this one is called __main__
 
-    crews.serve(sys.stdin.buffer, answers)
+    try:
+        crews.serve(sys.stdin.buffer, answers)
+    except BrokenPipeError:  # whoever asked has gone, and waits for no answer
+        os._exit(0)  # closing `answers` would complain of what is left in it
