@@ -25,7 +25,7 @@ from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
 from backflip.web.guard import NotSignedIn, Place, StrictHeaders
-from backflip.web.limits import Limit, SmallRequests, Tries
+from backflip.web.limits import Limit, PlainAddresses, SmallRequests, Tries
 from backflip.web.pages import show
 from backflip.web.tickets import Tickets
 from backflip.web.uploads import UPLOAD_BYTES
@@ -64,6 +64,7 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     large = {knowing.UPLOAD: UPLOAD_BYTES, owning.ASK: UPLOAD_BYTES, "/judge/answer": ANSWER_BYTES}
     app.add_middleware(SmallRequests, usual=USUAL_BYTES, large=large)
+    app.add_middleware(PlainAddresses)
     app.add_middleware(StrictHeaders, secure=app.state.place.secure)
     app.exception_handler(NotSignedIn)(_to_sign_in)
     app.exception_handler(HTTPException)(_refused)

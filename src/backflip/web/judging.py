@@ -28,6 +28,7 @@ from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
 from backflip.web.tickets import LETTERS
+from backflip.web.words import Words
 
 router = APIRouter()
 AHEAD = 3
@@ -93,10 +94,10 @@ class Answer(BaseModel):
     event: str = Field(pattern=EVENT)
     choice: Literal["1", "2", "=", "s"] | None = None
     scale: int | None = Field(default=None, ge=1, le=7)
-    axes: dict[str, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
-    sub: dict[str, Annotated[str, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
+    axes: dict[Words, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
+    sub: dict[Words, Annotated[Words, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
     claims: dict[Claim, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
-    comment: str = Field(default="", max_length=LONGEST_WORDS)
+    comment: Words = Field(default="", max_length=LONGEST_WORDS)
     ticket: str = Field(default="", max_length=LETTERS, pattern="^[0-9a-f]*$")
     """What came with the question: see `tickets`."""
     instructions: int | None = Field(default=None, ge=0)
