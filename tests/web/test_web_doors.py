@@ -140,6 +140,13 @@ def test_the_cookie_is_for_the_server_alone_and_for_tls_where_there_is_tls(site:
     assert found.headers["strict-transport-security"].startswith("max-age=")
 
 
+def test_no_answer_leads_to_a_host_that_the_request_names(site: Site) -> None:
+    olga = site.come("Olga", "owner")
+    for path in ("/study/", "/judge/", "/sign-in/", "/static", "/people//", "/lineage/model/x/"):
+        found = olga.browser.get(path, headers={"Host": "evil.example"})
+        assert found.status_code == 404 and "location" not in found.headers, path
+
+
 def test_an_invitation_works_once_and_not_for_ever(site: Site) -> None:
     browser = TestClient(site.app, base_url=URL, follow_redirects=False)
     token = site.people.invite("labeler", "", site.clock(), 1.0)

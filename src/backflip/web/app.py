@@ -45,7 +45,10 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
         yield
         app.state.stopping = True
 
-    app = FastAPI(title="Backflip", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    # No redirects for a slash too many: they would lead to whatever host the request names.
+    app = FastAPI(
+        title="Backflip", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life, redirect_slashes=False
+    )
     app.state.stopping = False
     app.state.place = Place(
         store,
