@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backflip import __version__
 from backflip.data import Item
@@ -44,6 +44,8 @@ EVENT = "^[0-9a-f-]{16,36}$"
 KEPT_MEDIA_SECONDS = 24 * 3600
 LONGEST_WORDS = 2000
 """Letters of an answer in words."""
+SLACK_SECONDS = 1.0
+"""By how much the parts of a page's time may exceed the whole: each is rounded."""
 JUDGES = ("trial", "passed")
 """How far whoever judges has come."""
 
@@ -74,16 +76,23 @@ class Timing(BaseModel):
     """What the page measured of one judgement."""
 
     model_config = ConfigDict(extra="forbid")
-    visible: float = Field(ge=0, le=1e6)
+    visible: float = Field(ge=0, le=1e6, allow_inf_nan=False)
     """Seconds for which the page was seen and somebody was there."""
-    whole: float = Field(ge=0, le=1e7)
+    whole: float = Field(ge=0, le=1e7, allow_inf_nan=False)
     """Seconds by the page's steady clock from showing to answering."""
-    idle: float = Field(ge=0, le=1e7)
+    idle: float = Field(ge=0, le=1e7, allow_inf_nan=False)
     """Of these, seconds cut off because nothing moved."""
     replays: tuple[Count, Count] = (0, 0)
     """How often each clip began again."""
     looked: str = Field(default="", max_length=40, pattern="^[12]*$")
     """The order in which the sides were looked into."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        """Refuse parts that are longer than the whole: one clock measures all three."""
+        if not self.visible + self.idle <= self.whole + SLACK_SECONDS:
+            raise ValueError("seconds seen and idle come to more than all seconds")
+        return self
 
 
 class Answer(BaseModel):
