@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
+from backflip.web import passwords, sign_in
 from backflip.web.guard import HEADERS, ROLES
-from backflip.web.limits import Limit
+from backflip.web.limits import Limit, Tries
 
 from .conftest import ON_BOTH, URL, Site
 from .visitors import PASSWORD
@@ -192,6 +196,34 @@ def test_passwords_cannot_be_tried_without_end(site: Site) -> None:
     browser = TestClient(site.app, base_url=URL, follow_redirects=False)
     codes = [browser.post("/sign-in", data={"name": f"n{k}", "password": "x" * 12}).status_code for k in range(14)]
     assert codes[:5] == [401] * 5 and codes[-1] == 429
+
+
+def test_a_crowd_before_the_door_keeps_nobody_from_judging(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While many passwords are checked, everybody else is served; whoever would wait too long is told to come again, uncounted."""
+    ann, door = site.come("Ann"), threading.Event()
+    monkeypatch.setattr(sign_in, "fits", lambda *_: door.wait(60) and False)
+    site.app.state.place.sign_ins = tries = Tries(burst=100, per_minute=1.0)
+    crowd = passwords.MOST + 10  # more than the threads that serve everybody
+
+    async def come() -> list[Any]:
+        transport = httpx.ASGITransport(site.app)
+        async with httpx.AsyncClient(transport=transport, base_url=URL, cookies=dict(ann.browser.cookies)) as browser:
+            form = {"name": "ann", "password": PASSWORD}
+            tasks = [asyncio.create_task(browser.post("/sign-in", data=form)) for _ in range(crowd)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            judging = await asyncio.wait_for(browser.get("/judge/next"), 30)
+            door.set()
+            return [judging, *await asyncio.gather(*tasks)]
+
+    try:
+        judging, *codes = asyncio.run(come())
+    finally:
+        door.set()
+    assert judging.status_code == 200 and judging.json()["pairs"]
+    turned = [one for one in codes if one.status_code == 503]
+    assert len(turned) == 10 and {one.status_code for one in codes} == {401, 503}
+    assert all(one.headers["retry-after"] == "5" and "try again" in one.text for one in turned)
+    assert sum(tries.begin("127.0.0.1", f"n{k}", 0.0) for k in range(100)) == 100 - passwords.MOST
 
 
 def test_requests_are_limited_for_each_person(site: Site) -> None:

@@ -96,7 +96,9 @@ async def _to_sign_in(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = "there is no such page" if error.status_code == 404 else str(error.detail)
-    return _said(request, error.status_code, text)
+    said = _said(request, error.status_code, text)
+    said.headers.update(error.headers or {})
+    return said
 
 
 async def _unreadable(request: Request, error: Exception) -> Response:
