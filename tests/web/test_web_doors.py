@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
+from backflip.store import Store
+from backflip.store.people import People
 from backflip.web import passwords, sign_in
-from backflip.web.guard import HEADERS, ROLES
+from backflip.web.app import create_app
+from backflip.web.guard import HEADERS, ROLES, cookie_of
 from backflip.web.limits import Limit, Tries
 
 from .conftest import ON_BOTH, URL, Site
@@ -133,8 +138,6 @@ def test_answers_carry_strict_headers_and_pages_no_inline_script(site: Site) -> 
 
 
 def test_the_cookie_is_for_the_server_alone_and_for_tls_where_there_is_tls(site: Site) -> None:
-    from backflip.web.app import create_app
-
     app = create_app(site.store, "https://judge.example", site.clock)
     browser = TestClient(app, base_url="https://judge.example", follow_redirects=False)
     token = site.people.invite("labeler", "", site.clock(), 1.0)
@@ -192,6 +195,35 @@ def test_signing_in_and_out(site: Site) -> None:
     assert ann.browser.get("/judge").headers["location"] == "/sign-in"
 
 
+def test_two_studies_on_one_machine_do_not_sign_each_others_people_out(site: Site, tmp_path: Path) -> None:
+    """Browsers send a cookie to every port of a machine: one browser, two studies, and then a copy of the first at another place."""
+    ann = site.come("Ann")
+    with (
+        closing(sqlite3.connect(site.store.where)) as whole,
+        closing(sqlite3.connect(tmp_path / "copy.sqlite")) as copy,
+    ):
+        whole.backup(copy)
+    for other in ("other.sqlite", "copy.sqlite"):
+        with Store.open(tmp_path / other) as store:
+            browser = TestClient(create_app(store, "http://testserver:8001", site.clock), base_url=f"{URL}:8001")
+            browser.cookies = ann.browser.cookies
+            browser.post(
+                f"/join/{People(store).invite('labeler', '', site.clock(), 1.0)}",
+                data={"name": "Anna", "password": PASSWORD},
+            )
+            assert "Anna" in browser.get("/judge").text
+            ann.browser.cookies.update(browser.cookies)
+            browser.cookies = ann.browser.cookies
+            assert ann.browser.get("/judge").status_code == 200, "still signed in here"
+            assert "Anna" in browser.get("/judge").text
+    assert len([one for one in ann.browser.cookies.jar if one.name.startswith("backflip_")]) == 3
+    with Store.open(site.store.where) as again:
+        link = tmp_path / "latest"
+        link.symlink_to(Path(site.store.where).parent)
+        with Store.open(link / Path(site.store.where).name) as by_link:
+            assert cookie_of(again, b"k") == cookie_of(by_link, b"k") != cookie_of(again, b"l")
+
+
 def test_passwords_cannot_be_tried_without_end(site: Site) -> None:
     browser = TestClient(site.app, base_url=URL, follow_redirects=False)
     codes = [browser.post("/sign-in", data={"name": f"n{k}", "password": "x" * 12}).status_code for k in range(14)]
@@ -236,7 +268,7 @@ def test_requests_are_limited_for_each_person(site: Site) -> None:
 
 def test_secrets_are_not_in_the_store(site: Site) -> None:
     ann = site.come("Ann")
-    token = ann.browser.cookies["backflip"]
+    token = ann.browser.cookies[site.app.state.place.cookie]
     link = site.people.invite("labeler", "", site.clock(), 1.0)
     site.store.close()
     content = Path(site.store.where).read_bytes()

@@ -24,7 +24,7 @@ from backflip.store.keys import ticket_key
 from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
-from backflip.web.guard import NotSignedIn, Place, StrictHeaders
+from backflip.web.guard import NotSignedIn, Place, StrictHeaders, cookie_of
 from backflip.web.limits import Limit, PlainAddresses, SmallRequests, Tries
 from backflip.web.pages import show
 from backflip.web.tickets import Tickets
@@ -50,13 +50,15 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
         title="Backflip", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life, redirect_slashes=False
     )
     app.state.stopping = False
+    key = ticket_key(store, clock())
     app.state.place = Place(
         store,
         People(store),
         Desk(store),
         StudyBook(store),
         public_url,
-        Tickets(ticket_key(store, clock())),
+        Tickets(key),
+        cookie_of(store, key),
         clock,
         sign_ins=Tries(burst=10, per_minute=6),
         joins=Limit(burst=10, per_minute=6),

@@ -6,6 +6,7 @@ passwords (`passwords`) and how often something may be tried (`limits`).
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import time
 from collections.abc import AsyncGenerator, Callable, MutableMapping
@@ -24,7 +25,6 @@ from backflip.store.study import StudyBook
 from backflip.web.limits import Limit, Receive, Send, Tries
 from backflip.web.tickets import Tickets
 
-COOKIE = "backflip"
 SESSION_HOURS = 24 * 14
 SAFE = ("GET", "HEAD", "OPTIONS")
 CONTENT_SECURITY = (
@@ -53,6 +53,8 @@ class Place:
     public_url: str
     """Where people find this server; its scheme decides whether cookies are for TLS alone."""
     tickets: Tickets
+    cookie: str
+    """What the cookie is called: browsers send it to every port of a machine, so each study has one of its own."""
     clock: Callable[[], float] = time.time
     sign_ins: Tries = None  # type: ignore[assignment]
     joins: Limit = None  # type: ignore[assignment]
@@ -68,6 +70,12 @@ class NotSignedIn(Exception):
     """Nobody is signed in, and the page needs somebody."""
 
 
+def cookie_of(store: Store, key: bytes) -> str:
+    """Return what the cookie of the study in a store is called: others in a copy of it, and nothing that tells where it lies."""
+    where = str(store.database.path.resolve()) if store.database.path else store.where
+    return f"backflip_{hmac.new(key, where.encode(), hashlib.sha256).hexdigest()[:12]}"
+
+
 def place_of(request: Request) -> Place:
     """Return what the application works on."""
     return request.app.state.place
@@ -75,8 +83,8 @@ def place_of(request: Request) -> Place:
 
 def session_of(request: Request) -> Session | None:
     """Return who is signed in, None where nobody is."""
-    token = request.cookies.get(COOKIE)
     place = place_of(request)
+    token = request.cookies.get(place.cookie)
     return None if not token else place.people.session(token, place.clock())
 
 

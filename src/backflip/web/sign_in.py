@@ -18,7 +18,7 @@ from backflip.errors import DataError
 from backflip.store.names import folded
 from backflip.store.people import Person, Role, digest_of
 from backflip.store.resets import Resets
-from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
+from backflip.web.guard import SESSION_HOURS, Here, Place, Somebody, nobody, session_of
 from backflip.web.limits import caller_of
 from backflip.web.pages import show
 from backflip.web.passwords import Crowded, fits, hashed, in_turn
@@ -116,9 +116,9 @@ async def reset(request: Request, here: Here, token: str, password: Annotated[st
 @router.post("/sign-out")
 def sign_out(request: Request, here: Here, session: Somebody) -> Response:
     """End the session."""
-    here.people.sign_out(request.cookies[COOKIE])
+    here.people.sign_out(request.cookies[here.cookie])
     response = RedirectResponse("/sign-in", 303)
-    response.delete_cookie(COOKIE)
+    response.delete_cookie(here.cookie)
     return response
 
 
@@ -126,7 +126,7 @@ def _signed_in(here: Place, person: Person) -> Response:
     token = here.people.sign_in(person, here.clock(), SESSION_HOURS)
     response = RedirectResponse("/", 303)
     response.set_cookie(
-        COOKIE, token, max_age=3600 * SESSION_HOURS, httponly=True, secure=here.secure, samesite="lax", path="/"
+        here.cookie, token, max_age=3600 * SESSION_HOURS, httponly=True, secure=here.secure, samesite="lax", path="/"
     )
     return response
 
