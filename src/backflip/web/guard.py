@@ -22,6 +22,7 @@ from backflip.store import Store
 from backflip.store.desk import Desk
 from backflip.store.people import People, Session
 from backflip.store.study import StudyBook
+from backflip.web.addresses import host_of
 from backflip.web.limits import Limit, Receive, Send, Tries
 from backflip.web.tickets import Tickets
 
@@ -142,8 +143,9 @@ def _same_origin(request: Request) -> None:
         return
     origin = request.headers.get("origin")
     if origin is not None:
-        allowed = {urlsplit(place_of(request).public_url).netloc, request.headers.get("host", "")}
-        if urlsplit(origin).netloc not in allowed:
+        # What the proxy, or the browser itself, says the host is: under the scheme of the origin, which says what port goes without saying.
+        named = f"{origin.partition('://')[0]}://{request.headers.get('host', '')}"
+        if (came := host_of(origin)) is None or came not in {host_of(place_of(request).public_url), host_of(named)}:
             raise HTTPException(403, "this came from another site")
 
 
