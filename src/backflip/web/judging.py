@@ -27,6 +27,7 @@ from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
+from backflip.web.ranges import in_parts
 from backflip.web.tickets import LETTERS
 from backflip.web.words import Words
 
@@ -234,14 +235,14 @@ def _bury(here: Place, person: Person, event: str) -> None:
 
 
 @router.get("/media/{item_id}")
-def media(here: Here, session: Somebody, item_id: str) -> Response:
-    """Return a clip."""
+def media(request: Request, here: Here, session: Somebody, item_id: str) -> Response:
+    """Return a clip, or the part of it that is asked for."""
     found = here.store.media(item_id)
     if found is None:
         raise HTTPException(404, "this clip is not in the store")
     kind, content = found
-    headers = {"Cache-Control": f"private, max-age={KEPT_MEDIA_SECONDS}, immutable", "Accept-Ranges": "none"}
-    return Response(content, media_type=kind, headers=headers)
+    headers = {"Cache-Control": f"private, max-age={KEPT_MEDIA_SECONDS}, immutable"}
+    return in_parts(content, kind, headers, request.headers.get("range"), request.headers.get("if-range"))
 
 
 def may_judge(session: Session) -> Person:
