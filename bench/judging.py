@@ -37,8 +37,10 @@ from sqlalchemy import func, select
 from backflip.data import Item, Judgement, Query
 from backflip.store import Store, schema
 from backflip.store.desk import standing
+from backflip.store.keys import ticket_key
 from backflip.store.people import CONSENT, People
 from backflip.store.study import Study, StudyBook
+from backflip.web.guard import cookie_of
 
 OVERLAP = 2
 
@@ -102,6 +104,8 @@ class Server:
     def __init__(self, where: str | Path) -> None:
         """Choose a port; `start` starts it."""
         self.where = where
+        with Store.open(where) as store:
+            self.cookie = cookie_of(store, ticket_key(store, time.time()))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -142,7 +146,7 @@ async def labeler(
     rng = np.random.default_rng(number)
     limits = httpx.Limits(max_connections=1)
     async with httpx.AsyncClient(
-        base_url=server.url, cookies={"backflip": who[1]}, timeout=30.0, limits=limits
+        base_url=server.url, cookies={server.cookie: who[1]}, timeout=30.0, limits=limits
     ) as client:
         await asyncio.sleep(float(rng.uniform(0, args.think)))
         page = await again(lambda: client.get("/judge"), seen, [])
@@ -188,7 +192,7 @@ async def again(ask: Any, seen: Seen, seconds: list[float]) -> httpx.Response:
 
 async def watch(server: Server, token: str, seen: Seen, args: argparse.Namespace) -> None:
     """Open pages of the queue as the owner does, now and then, and note how late this loop is."""
-    async with httpx.AsyncClient(base_url=server.url, cookies={"backflip": token}, timeout=30.0) as client:
+    async with httpx.AsyncClient(base_url=server.url, cookies={server.cookie: token}, timeout=30.0) as client:
         while len(seen.acknowledged) < args.judgements:
             for _ in range(20):
                 began = time.perf_counter()

@@ -189,7 +189,7 @@ class Gallery:
         if scene.who:
             person = self.somebody(scene)
             token = self.served.people.sign_in(person, time.time(), 1.0)
-            page.context.add_cookies([{"name": "backflip", "value": token, "url": self.served.url}])
+            page.context.add_cookies([{"name": self.served.cookie, "value": token, "url": self.served.url}])
         page.goto(self.served.url + scene.path.format(**self.ids))
         expect(page.locator(scene.sees).first).to_be_visible()
         scene.then(page)

@@ -57,6 +57,8 @@ def test_a_new_consent_is_agreed_to_before_anybody_judges_on(site: Site) -> None
         {"choice": "3"},
         {"timing": {"visible": -1, "whole": 1, "idle": 0}},
         {"timing": {"visible": "nan", "whole": 1, "idle": 0}},
+        {"timing": {"visible": 1e6, "whole": 0, "idle": 0}},
+        {"timing": {"visible": 40, "whole": 60, "idle": 30}},
         {"comment": "x" * 5000},
         {"sub": {"why?": "x" * 5000}},
         {"claims": {"my own words": "strong"}},
@@ -73,6 +75,12 @@ def test_nonsense_is_refused_in_words(site: Site, bad: dict[str, Any]) -> None:
     found = ann.browser.post("/judge/answer", json=body | bad, headers={"X-CSRF-Token": ann.csrf})
     assert found.status_code == 422 and "could not read" in found.json()["error"]
     assert site.store.counts()["judgements"] == 0
+
+
+def test_parts_of_a_time_may_exceed_the_whole_by_their_rounding(site: Site) -> None:
+    ann = site.come("Ann")
+    sent = ann.send(ann.next()[0]["id"], timing={"visible": 40.001, "whole": 70.0, "idle": 30.0})
+    assert sent.status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["1", "s"])

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
-from backflip.web.guard import HEADERS, ROLES
-from backflip.web.limits import Limit
+from backflip.store import Store
+from backflip.store.people import People
+from backflip.web import passwords, sign_in
+from backflip.web.app import create_app
+from backflip.web.guard import HEADERS, ROLES, cookie_of
+from backflip.web.limits import Limit, Tries
 
 from .conftest import ON_BOTH, URL, Site
 from .visitors import PASSWORD
@@ -129,8 +138,6 @@ def test_answers_carry_strict_headers_and_pages_no_inline_script(site: Site) -> 
 
 
 def test_the_cookie_is_for_the_server_alone_and_for_tls_where_there_is_tls(site: Site) -> None:
-    from backflip.web.app import create_app
-
     app = create_app(site.store, "https://judge.example", site.clock)
     browser = TestClient(app, base_url="https://judge.example", follow_redirects=False)
     token = site.people.invite("labeler", "", site.clock(), 1.0)
@@ -138,6 +145,13 @@ def test_the_cookie_is_for_the_server_alone_and_for_tls_where_there_is_tls(site:
     cookie = found.headers["set-cookie"].lower()
     assert all(part in cookie for part in ("httponly", "secure", "samesite=lax"))
     assert found.headers["strict-transport-security"].startswith("max-age=")
+
+
+def test_no_answer_leads_to_a_host_that_the_request_names(site: Site) -> None:
+    olga = site.come("Olga", "owner")
+    for path in ("/study/", "/judge/", "/sign-in/", "/static", "/people//", "/lineage/model/x/"):
+        found = olga.browser.get(path, headers={"Host": "evil.example"})
+        assert found.status_code == 404 and "location" not in found.headers, path
 
 
 def test_an_invitation_works_once_and_not_for_ever(site: Site) -> None:
@@ -181,10 +195,67 @@ def test_signing_in_and_out(site: Site) -> None:
     assert ann.browser.get("/judge").headers["location"] == "/sign-in"
 
 
+def test_two_studies_on_one_machine_do_not_sign_each_others_people_out(site: Site, tmp_path: Path) -> None:
+    """Browsers send a cookie to every port of a machine: one browser, two studies, and then a copy of the first at another place."""
+    ann = site.come("Ann")
+    with (
+        closing(sqlite3.connect(site.store.where)) as whole,
+        closing(sqlite3.connect(tmp_path / "copy.sqlite")) as copy,
+    ):
+        whole.backup(copy)
+    for other in ("other.sqlite", "copy.sqlite"):
+        with Store.open(tmp_path / other) as store:
+            browser = TestClient(create_app(store, "http://testserver:8001", site.clock), base_url=f"{URL}:8001")
+            browser.cookies = ann.browser.cookies
+            browser.post(
+                f"/join/{People(store).invite('labeler', '', site.clock(), 1.0)}",
+                data={"name": "Anna", "password": PASSWORD},
+            )
+            assert "Anna" in browser.get("/judge").text
+            ann.browser.cookies.update(browser.cookies)
+            browser.cookies = ann.browser.cookies
+            assert ann.browser.get("/judge").status_code == 200, "still signed in here"
+            assert "Anna" in browser.get("/judge").text
+    assert len([one for one in ann.browser.cookies.jar if one.name.startswith("backflip_")]) == 3
+    with Store.open(site.store.where) as again:
+        link = tmp_path / "latest"
+        link.symlink_to(Path(site.store.where).parent)
+        with Store.open(link / Path(site.store.where).name) as by_link:
+            assert cookie_of(again, b"k") == cookie_of(by_link, b"k") != cookie_of(again, b"l")
+
+
 def test_passwords_cannot_be_tried_without_end(site: Site) -> None:
     browser = TestClient(site.app, base_url=URL, follow_redirects=False)
     codes = [browser.post("/sign-in", data={"name": f"n{k}", "password": "x" * 12}).status_code for k in range(14)]
     assert codes[:5] == [401] * 5 and codes[-1] == 429
+
+
+def test_a_crowd_before_the_door_keeps_nobody_from_judging(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While many passwords are checked, everybody else is served; whoever would wait too long is told to come again, uncounted."""
+    ann, door = site.come("Ann"), threading.Event()
+    monkeypatch.setattr(sign_in, "fits", lambda *_: door.wait(60) and False)
+    site.app.state.place.sign_ins = tries = Tries(burst=100, per_minute=1.0)
+    crowd = passwords.MOST + 10  # more than the threads that serve everybody
+
+    async def come() -> list[Any]:
+        transport = httpx.ASGITransport(site.app)
+        async with httpx.AsyncClient(transport=transport, base_url=URL, cookies=dict(ann.browser.cookies)) as browser:
+            form = {"name": "ann", "password": PASSWORD}
+            tasks = [asyncio.create_task(browser.post("/sign-in", data=form)) for _ in range(crowd)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            judging = await asyncio.wait_for(browser.get("/judge/next"), 30)
+            door.set()
+            return [judging, *await asyncio.gather(*tasks)]
+
+    try:
+        judging, *codes = asyncio.run(come())
+    finally:
+        door.set()
+    assert judging.status_code == 200 and judging.json()["pairs"]
+    turned = [one for one in codes if one.status_code == 503]
+    assert len(turned) == 10 and {one.status_code for one in codes} == {401, 503}
+    assert all(one.headers["retry-after"] == "5" and "try again" in one.text for one in turned)
+    assert sum(tries.begin("127.0.0.1", f"n{k}", 0.0) for k in range(100)) == 100 - passwords.MOST
 
 
 def test_requests_are_limited_for_each_person(site: Site) -> None:
@@ -197,7 +268,7 @@ def test_requests_are_limited_for_each_person(site: Site) -> None:
 
 def test_secrets_are_not_in_the_store(site: Site) -> None:
     ann = site.come("Ann")
-    token = ann.browser.cookies["backflip"]
+    token = ann.browser.cookies[site.app.state.place.cookie]
     link = site.people.invite("labeler", "", site.clock(), 1.0)
     site.store.close()
     content = Path(site.store.where).read_bytes()

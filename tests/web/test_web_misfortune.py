@@ -165,7 +165,7 @@ def test_signed_in_again_elsewhere_an_answer_waits_for_the_page_to_be_loaded(
     served.store.add_queries([pair(n) for n in range(3)])
     ann = come("Ann")
     token = served.people.sign_in(served.people.everybody()[0], time.time(), 1.0)
-    ann.context.add_cookies([{"name": "backflip", "value": token, "url": served.url}])
+    ann.context.add_cookies([{"name": served.cookie, "value": token, "url": served.url}])
     ann.press("1")
     trouble(ann).to_contain_text("load it again")
     trouble(ann).to_contain_text(KEPT)

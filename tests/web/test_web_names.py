@@ -15,7 +15,6 @@ from fastapi.testclient import TestClient
 
 from backflip.store import Store
 from backflip.store.people import People
-from backflip.web.guard import COOKIE
 from backflip.web.limits import caller_of
 
 from .conftest import ON_BOTH, URL, Site, pair
@@ -186,7 +185,7 @@ def test_the_live_page_ends_for_an_owner_who_is_gone(served: Served, how: str) -
             if how == "erased":
                 served.people.erase(served.people.everybody()[0].id)
             else:
-                served.people.sign_out(browser.cookies[COOKIE])
+                served.people.sign_out(browser.cookies[served.cookie])
             served.store.add_queries([pair(7)])
             for line in lines:
                 assert "answer 7" not in line, "the stream ends, and says nothing more"

@@ -77,3 +77,47 @@ def test_a_public_address_must_be_one(where: Path, url: str, capsys: pytest.Capt
     assert main(["serve", str(where), "--port", "0", "--public-url", url]) == 2
     said = capsys.readouterr().err
     assert "no web address; expected https://" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("https://Judge.Example.org", "https://judge.example.org"),
+        ("HTTPS://judge.example.org:443/", "https://judge.example.org"),
+        ("http://judge.example.org:80", "http://judge.example.org"),
+        ("http://judge.example.org:443", "http://judge.example.org:443"),
+        ("https://[2001:DB8::1]:8443/", "https://[2001:db8::1]:8443"),
+        ("https://jüdge.example", "https://xn--jdge-0ra.example"),
+    ],
+)
+def test_a_public_address_is_spelled_as_browsers_do(
+    monkeypatch: pytest.MonkeyPatch, where: Path, url: str, plain: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind a proxy that puts another host in its requests, the public address alone says where a browser may come from."""
+    codes: list[int] = []
+
+    def come(app: Any) -> None:
+        link = capsys.readouterr().out.split("for a day): ")[1].split()[0]
+        assert link.startswith(f"{plain}/join/")
+        browser = TestClient(app, base_url="http://inside:8000", follow_redirects=False)
+        for origin in ("https://evil.example", f"{plain}.evil.example", "null", "http://[", plain):
+            form = {"name": "Olga", "password": "correct horse battery"}
+            codes.append(browser.post(link.removeprefix(plain), data=form, headers={"Origin": origin}).status_code)
+
+    served(monkeypatch, where, come, "--public-url", url)
+    assert codes == [403, 403, 403, 403, 303]
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://user:pw@judge.example", "a name or a password"),
+        ("https://judge.example/label", "expected https://judge.example"),
+    ],
+)
+def test_a_public_address_holds_nothing_but_a_host(
+    where: Path, url: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(where), "--port", "0", "--public-url", url]) == 2
+    said = capsys.readouterr().err
+    assert why in said and "pw" not in said and said.count("\n") == 1

@@ -17,9 +17,11 @@ import uvicorn
 from playwright.sync_api import BrowserContext, Page, expect
 
 from backflip.store import Store
+from backflip.store.keys import ticket_key
 from backflip.store.people import People
 from backflip.store.study import Study, StudyBook
 from backflip.web.app import create_app
+from backflip.web.guard import cookie_of
 
 PASSWORD = "correct horse battery"
 QUIET = Study(gold_share=0.0, repeat_share=0.0)
@@ -34,6 +36,7 @@ class Place:
         self.where = where
         self.store = Store.open(where)
         self.book, self.people = StudyBook(self.store), People(self.store)
+        self.cookie = cookie_of(self.store, ticket_key(self.store, time.time()))
 
     def study(self, study: Study) -> None:
         self.book.change(study, "owner", time.time())

@@ -9,11 +9,11 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from backflip.cli.exchange import store_of
 from backflip.cli.options import Options
 from backflip.errors import ConfigError, MissingExtra
+from backflip.web.addresses import public_address
 
 HOME_HOURS = 24.0
 """How long the first owner's invitation holds, and a link to a new password."""
@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     found = _options().read(argv[1:])
     if not 0 <= found.port < 65536:
         raise ConfigError(f"--port {found.port} is no port; expected 0 to 65535")
-    if found.public_url is not None and not _web_address(found.public_url):
-        raise ConfigError(f"--public-url {found.public_url} is no web address; expected https://...")
+    if found.public_url is not None:
+        found.public_url = public_address(found.public_url)
     if found.host not in ("127.0.0.1", "localhost", "::1") and not (found.public_url or "").startswith("https://"):
         print(
             "note: whoever can reach this address can listen in; put a proxy with TLS before it and give --public-url https://..."
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         people = People(store)
         if found.invite_owner or not any(one.role == "owner" and one.state != "erased" for one in people.everybody()):
             token = people.invite("owner", "printed by backflip serve", time.time(), HOME_HOURS)
-            print(f"become an owner of this study (works once, for a day): {public.rstrip('/')}/join/{token}")
+            print(f"become an owner of this study (works once, for a day): {public}/join/{token}")
         print(f"serving {store.where} at {public}; stop with Ctrl-C", flush=True)
         config = uvicorn.Config(
             create_app(store, public),
@@ -110,17 +110,8 @@ def _reset_password(where: str | Path, name: str, public: str) -> int:
                 f'nobody in {store.where} is called "{name}"; its owners are: {", ".join(owners) or "none"}'
             )
         token = Resets(store).make(secret[0].id, AT_THE_MACHINE, time.time(), HOME_HOURS)
-    print(f"a new password for {secret[0].name} (works once, for a day): {public.rstrip('/')}/reset/{token}")
+    print(f"a new password for {secret[0].name} (works once, for a day): {public}/reset/{token}")
     return 0
-
-
-def _web_address(url: str) -> bool:
-    try:
-        found = urlsplit(url)
-        _ = found.port
-    except ValueError:  # such as a port that is no number
-        return False
-    return found.scheme in ("http", "https") and bool(found.hostname) and not (found.query or found.fragment)
 
 
 def _address(host: str, port: int) -> str:

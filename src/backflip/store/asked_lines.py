@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from backflip.data import Aid, Item, Query
 from backflip.errors import DataError
-from backflip.store.interchange import refuse
+from backflip.store.interchange import MOST_FAULTS, refuse
 from backflip.store.pair_files import check_ending, read_rows
 from backflip.store.pair_lines import QUESTION, object_of, pair_of, text_of
 from backflip.store.store import Store
@@ -66,6 +66,8 @@ def ask_rows(store: Store, rows: Iterable[tuple[int, Any]], name: str, place: st
             found[one.id] = one
         except DataError as error:
             faults.append(f"{name} {place} {number}: {error}")
+            if len(faults) == MOST_FAULTS:
+                break
     refuse(name, faults)
     if not found:
         raise DataError(f"{name} is empty; expected one pair a {place}, {{prompt, first, second}}")

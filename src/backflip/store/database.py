@@ -18,10 +18,11 @@ from threading import Lock
 from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, StatementError
 
 from backflip.errors import ConfigError, DataError, MissingExtra, StoreError
 from backflip.store import postgres, schema
+from backflip.store.json_text import written
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 Kind = Literal["read", "write", "durable", "deal"]
@@ -100,9 +101,11 @@ class Database:
         except DBAPIError as error:
             raise _explain(error, self.name) from error
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"cannot store text that is no valid Unicode ({error}); replace its lone surrogates"
-            ) from error
+            raise _half(error) from error
+        except StatementError as error:  # what our own writing of JSON raised, wrapped
+            if isinstance(error.orig, UnicodeEncodeError):
+                raise _half(error.orig) from error
+            raise
 
     def _check_schema(self) -> None:
         with self.transaction("read") as connection:
@@ -192,7 +195,7 @@ def _engine(url: URL, path: Path | None, mode: str) -> Engine:
         arguments["uri"] = True
         engine = create_engine(f"sqlite:///{path.as_uri()}?mode=ro&uri=true", connect_args=arguments)
     else:
-        engine = create_engine(url, connect_args=arguments)
+        engine = create_engine(url, connect_args=arguments, json_serializer=written)
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
@@ -267,6 +270,10 @@ def _back_up_tables(connection: Connection, name: str) -> None:
     connection.execute(text(f"CREATE SCHEMA {name}"))
     for table in inspect(connection).get_table_names():
         connection.execute(text(f"CREATE TABLE {name}.{table} AS TABLE {table}"))
+
+
+def _half(error: UnicodeEncodeError) -> DataError:
+    return DataError(f"cannot store text that is no valid Unicode ({error}); replace its lone surrogates")
 
 
 def _explain(error: DBAPIError, name: str) -> StoreError:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, s
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
 from backflip.store import records, schema, waiting
+from backflip.store.json_text import readable
 from backflip.store.people import Person
 from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store, insert_new, insert_queries
@@ -349,7 +350,7 @@ _DONE = (
 _GONE = select(schema.acts.c.seq).where(
     schema.acts.c.person_id == bindparam("person"),
     schema.acts.c.kind == UNDONE,
-    schema.acts.c.details["event"].as_string() == bindparam("event"),
+    readable(schema.acts.c.details)["event"].as_string() == bindparam("event"),
 )
 _STANDS = (
     select(

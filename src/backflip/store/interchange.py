@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from backflip.checkpoint import atomic_file
@@ -23,6 +24,10 @@ from backflip.store.store import PAGE, Store
 
 SHOWN = 10
 """Bad lines whose fault is told; the rest are counted."""
+LONGEST_FAULT = 400
+"""Letters that are told of one."""
+MOST_FAULTS = 5_000
+"""Bad lines after which a file is read no further: it is another kind of file."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def import_pairs(store: Store, path: str | Path) -> Exchanged:
     path = Path(path)
     other = undecided_file(path)
     files = [path, other] if other.is_file() else [path]
-    faults = [fault for file in files for fault in _faults(file)]
+    faults = list(islice((fault for file in files for fault in _faults(file)), MOST_FAULTS))
     refuse(str(path), faults)
     counts = {"pairs": 0, "ties": 0, "could_not_judge": 0}
 
@@ -124,7 +129,14 @@ def refuse(name: str, faults: Sequence[str]) -> None:
     if faults:
         more = f"; and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
         lines = "1 bad line" if len(faults) == 1 else f"{len(faults):,} bad lines"
-        raise DataError(f"{name} has {lines}, nothing was imported: {'; '.join(faults[:SHOWN])}{more}")
+        if len(faults) >= MOST_FAULTS:
+            lines = f"{lines} or more, and was read no further"
+        raise DataError(f"{name} has {lines}, nothing was imported: {'; '.join(map(_short, faults[:SHOWN]))}{more}")
+
+
+def _short(fault: str) -> str:
+    """Return a fault without most of what it quotes, where that is long."""
+    return fault if len(fault) <= LONGEST_FAULT else f"{fault[:LONGEST_FAULT]} ..."
 
 
 def _judged(store: Store) -> Iterator[tuple[Query, Judgement]]:

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from backflip.data import Judgement, Query, digest
 from backflip.store import schema
 from backflip.store.desk import ADJUDICATE, GOLD, QUEUE, REPEAT, STUDY, TRIAL, standing
+from backflip.store.json_text import readable
 from backflip.store.people import PERSON
 from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store
@@ -22,7 +23,7 @@ OWN_QUESTIONS = (STUDY, ADJUDICATE)
 """Purposes of what the study itself asked: the second one has what is asked of nobody new, since people were divided or agreed."""
 _OWN_ANSWERS = schema.judgements.join(schema.queries, schema.queries.c.id == schema.judgements.c.query_id)
 _TAKEN_BACK = schema.judgements.alias("taken_back")
-_UNDOES = _TAKEN_BACK.c.details["undoes"].as_string()
+_UNDOES = readable(_TAKEN_BACK.c.details)["undoes"].as_string()
 _STANDS = (
     schema.judgements.c.note != UNDONE,
     schema.judgements.c.id.not_in(select(_UNDOES).where(_TAKEN_BACK.c.note == UNDONE, _UNDOES.is_not(None))),

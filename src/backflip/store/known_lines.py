@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from backflip.data import Query
 from backflip.errors import DataError
-from backflip.store.interchange import refuse
+from backflip.store.interchange import MOST_FAULTS, refuse
 from backflip.store.pair_files import check_ending, read_rows
 from backflip.store.pair_lines import QUESTION, object_of, pair_of, text_of
 from backflip.store.store import Store
@@ -71,6 +71,8 @@ def add_rows(store: Store, rows: Iterable[tuple[int, Any]], name: str, place: st
             found.append(one)
         except DataError as error:
             faults.append(f"{name} {place} {number}: {error}")
+            if len(faults) == MOST_FAULTS:
+                break
     refuse(name, faults)
     if not found:
         raise DataError(

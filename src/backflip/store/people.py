@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from backflip.errors import DataError, StoreError
 from backflip.store import schema
+from backflip.store.json_text import readable
 from backflip.store.names import folded, looks, name_of
 from backflip.store.store import Store
 
@@ -59,7 +60,7 @@ class Session:
 CONSENT = "consent"
 """Kind of the text that people agree to, and of the act by which they do."""
 _AGREED = (
-    select(schema.acts.c.details["version"].as_integer())
+    select(readable(schema.acts.c.details)["version"].as_integer())
     .where(schema.acts.c.person_id == schema.people.c.id, schema.acts.c.kind == CONSENT)
     .order_by(schema.acts.c.seq.desc())
     .limit(1)

@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError
 
+from backflip.store.json_text import read_from_postgres, written_for_postgres
+
 KEPT, MORE = 16, 32
 """Connections that stay open once they were needed, and how many more may be for a moment: a server answers in 40 threads. To open
 one costs more than a hundred statements."""
@@ -31,7 +33,13 @@ _BEGIN = {
 
 def engine(url: URL) -> Engine:
     """Return an engine. Raises ModuleNotFoundError where psycopg is not installed."""
-    made = create_engine(url, pool_size=KEPT, max_overflow=MORE)
+    made = create_engine(
+        url,
+        pool_size=KEPT,
+        max_overflow=MORE,
+        json_serializer=written_for_postgres,
+        json_deserializer=read_from_postgres,
+    )
     event.listen(made, "connect", _on_connect)
     event.listen(made, "checkin", _on_checkin)
     event.listen(made, "checkout", _on_checkout)

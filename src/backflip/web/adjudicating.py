@@ -25,6 +25,7 @@ from backflip.web.dealing import SEEN, seen
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.judging import Desktop, desktop, may_judge, shown
 from backflip.web.pages import show
+from backflip.web.words import Words
 
 router = APIRouter()
 NOTE = "talk note"
@@ -107,15 +108,14 @@ def next_again(here: Here, session: Somebody, query_id: str) -> dict[str, Any]:
 
 @router.post("/adjudicate/{query_id}/note")
 def write_note(
-    here: Here, session: Somebody, query_id: str, text: Annotated[str, Form(max_length=LONGEST_NOTE)] = ""
+    here: Here, session: Somebody, query_id: str, text: Annotated[Words, Form(max_length=LONGEST_NOTE)] = ""
 ) -> Response:
     """Add a note to the talk about a pair."""
     person, found = _found(here, session, query_id)
     _check_seen(here, person, found)
     if not text.strip():
         raise DataError("an empty note says nothing; write some words")
-    words = text.strip().replace("\r\n", "\n")
-    here.people.note_act(person.id, NOTE, {"query": query_id, "text": words}, here.clock())
+    here.people.note_act(person.id, NOTE, {"query": query_id, "text": text.strip()}, here.clock())
     return RedirectResponse(f"/adjudicate/{query_id}", 303)
 
 

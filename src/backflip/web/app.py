@@ -24,8 +24,8 @@ from backflip.store.keys import ticket_key
 from backflip.store.people import People
 from backflip.store.study import StudyBook
 from backflip.web import adjudicating, judging, knowing, lineage, live, owning, practising, quality, sign_in
-from backflip.web.guard import NotSignedIn, Place, StrictHeaders
-from backflip.web.limits import Limit, SmallRequests, Tries
+from backflip.web.guard import NotSignedIn, Place, StrictHeaders, cookie_of
+from backflip.web.limits import Limit, PlainAddresses, SmallRequests, Tries
 from backflip.web.pages import show
 from backflip.web.tickets import Tickets
 from backflip.web.uploads import UPLOAD_BYTES
@@ -45,15 +45,20 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
         yield
         app.state.stopping = True
 
-    app = FastAPI(title="Backflip", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    # No redirects for a slash too many: they would lead to whatever host the request names.
+    app = FastAPI(
+        title="Backflip", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life, redirect_slashes=False
+    )
     app.state.stopping = False
+    key = ticket_key(store, clock())
     app.state.place = Place(
         store,
         People(store),
         Desk(store),
         StudyBook(store),
         public_url,
-        Tickets(ticket_key(store, clock())),
+        Tickets(key),
+        cookie_of(store, key),
         clock,
         sign_ins=Tries(burst=10, per_minute=6),
         joins=Limit(burst=10, per_minute=6),
@@ -64,6 +69,7 @@ def create_app(store: Store, public_url: str, clock: Callable[[], float] = time.
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     large = {knowing.UPLOAD: UPLOAD_BYTES, owning.ASK: UPLOAD_BYTES, "/judge/answer": ANSWER_BYTES}
     app.add_middleware(SmallRequests, usual=USUAL_BYTES, large=large)
+    app.add_middleware(PlainAddresses)
     app.add_middleware(StrictHeaders, secure=app.state.place.secure)
     app.exception_handler(NotSignedIn)(_to_sign_in)
     app.exception_handler(HTTPException)(_refused)
@@ -92,7 +98,9 @@ async def _to_sign_in(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = "there is no such page" if error.status_code == 404 else str(error.detail)
-    return _said(request, error.status_code, text)
+    said = _said(request, error.status_code, text)
+    said.headers.update(error.headers or {})
+    return said
 
 
 async def _unreadable(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ passwords (`passwords`) and how often something may be tried (`limits`).
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import time
 from collections.abc import AsyncGenerator, Callable, MutableMapping
@@ -21,10 +22,10 @@ from backflip.store import Store
 from backflip.store.desk import Desk
 from backflip.store.people import People, Session
 from backflip.store.study import StudyBook
+from backflip.web.addresses import host_of
 from backflip.web.limits import Limit, Receive, Send, Tries
 from backflip.web.tickets import Tickets
 
-COOKIE = "backflip"
 SESSION_HOURS = 24 * 14
 SAFE = ("GET", "HEAD", "OPTIONS")
 CONTENT_SECURITY = (
@@ -53,6 +54,8 @@ class Place:
     public_url: str
     """Where people find this server; its scheme decides whether cookies are for TLS alone."""
     tickets: Tickets
+    cookie: str
+    """What the cookie is called: browsers send it to every port of a machine, so each study has one of its own."""
     clock: Callable[[], float] = time.time
     sign_ins: Tries = None  # type: ignore[assignment]
     joins: Limit = None  # type: ignore[assignment]
@@ -68,6 +71,12 @@ class NotSignedIn(Exception):
     """Nobody is signed in, and the page needs somebody."""
 
 
+def cookie_of(store: Store, key: bytes) -> str:
+    """Return what the cookie of the study in a store is called: others in a copy of it, and nothing that tells where it lies."""
+    where = str(store.database.path.resolve()) if store.database.path else store.where
+    return f"backflip_{hmac.new(key, where.encode(), hashlib.sha256).hexdigest()[:12]}"
+
+
 def place_of(request: Request) -> Place:
     """Return what the application works on."""
     return request.app.state.place
@@ -75,8 +84,8 @@ def place_of(request: Request) -> Place:
 
 def session_of(request: Request) -> Session | None:
     """Return who is signed in, None where nobody is."""
-    token = request.cookies.get(COOKIE)
     place = place_of(request)
+    token = request.cookies.get(place.cookie)
     return None if not token else place.people.session(token, place.clock())
 
 
@@ -134,8 +143,9 @@ def _same_origin(request: Request) -> None:
         return
     origin = request.headers.get("origin")
     if origin is not None:
-        allowed = {urlsplit(place_of(request).public_url).netloc, request.headers.get("host", "")}
-        if urlsplit(origin).netloc not in allowed:
+        # What the proxy, or the browser itself, says the host is: under the scheme of the origin, which says what port goes without saying.
+        named = f"{origin.partition('://')[0]}://{request.headers.get('host', '')}"
+        if (came := host_of(origin)) is None or came not in {host_of(place_of(request).public_url), host_of(named)}:
             raise HTTPException(403, "this came from another site")
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backflip import __version__
 from backflip.data import Item
@@ -27,7 +27,9 @@ from backflip.store.study import LONGEST_TEXT, Study
 from backflip.web import dealing
 from backflip.web.guard import Here, Place, Somebody
 from backflip.web.pages import show
+from backflip.web.ranges import in_parts
 from backflip.web.tickets import LETTERS
+from backflip.web.words import Words
 
 router = APIRouter()
 AHEAD = 3
@@ -43,6 +45,8 @@ EVENT = "^[0-9a-f-]{16,36}$"
 KEPT_MEDIA_SECONDS = 24 * 3600
 LONGEST_WORDS = 2000
 """Letters of an answer in words."""
+SLACK_SECONDS = 1.0
+"""By how much the parts of a page's time may exceed the whole: each is rounded."""
 JUDGES = ("trial", "passed")
 """How far whoever judges has come."""
 
@@ -73,16 +77,23 @@ class Timing(BaseModel):
     """What the page measured of one judgement."""
 
     model_config = ConfigDict(extra="forbid")
-    visible: float = Field(ge=0, le=1e6)
+    visible: float = Field(ge=0, le=1e6, allow_inf_nan=False)
     """Seconds for which the page was seen and somebody was there."""
-    whole: float = Field(ge=0, le=1e7)
+    whole: float = Field(ge=0, le=1e7, allow_inf_nan=False)
     """Seconds by the page's steady clock from showing to answering."""
-    idle: float = Field(ge=0, le=1e7)
+    idle: float = Field(ge=0, le=1e7, allow_inf_nan=False)
     """Of these, seconds cut off because nothing moved."""
     replays: tuple[Count, Count] = (0, 0)
     """How often each clip began again."""
     looked: str = Field(default="", max_length=40, pattern="^[12]*$")
     """The order in which the sides were looked into."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        """Refuse parts that are longer than the whole: one clock measures all three."""
+        if not self.visible + self.idle <= self.whole + SLACK_SECONDS:
+            raise ValueError("seconds seen and idle come to more than all seconds")
+        return self
 
 
 class Answer(BaseModel):
@@ -93,10 +104,10 @@ class Answer(BaseModel):
     event: str = Field(pattern=EVENT)
     choice: Literal["1", "2", "=", "s"] | None = None
     scale: int | None = Field(default=None, ge=1, le=7)
-    axes: dict[str, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
-    sub: dict[str, Annotated[str, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
+    axes: dict[Words, Literal["1", "2", "="]] = Field(default_factory=dict, max_length=20)
+    sub: dict[Words, Annotated[Words, Field(max_length=LONGEST_WORDS)]] = Field(default_factory=dict, max_length=20)
     claims: dict[Claim, Literal["strong", "weak", "none"]] = Field(default_factory=dict, max_length=200)
-    comment: str = Field(default="", max_length=LONGEST_WORDS)
+    comment: Words = Field(default="", max_length=LONGEST_WORDS)
     ticket: str = Field(default="", max_length=LETTERS, pattern="^[0-9a-f]*$")
     """What came with the question: see `tickets`."""
     instructions: int | None = Field(default=None, ge=0)
@@ -224,14 +235,14 @@ def _bury(here: Place, person: Person, event: str) -> None:
 
 
 @router.get("/media/{item_id}")
-def media(here: Here, session: Somebody, item_id: str) -> Response:
-    """Return a clip."""
+def media(request: Request, here: Here, session: Somebody, item_id: str) -> Response:
+    """Return a clip, or the part of it that is asked for."""
     found = here.store.media(item_id)
     if found is None:
         raise HTTPException(404, "this clip is not in the store")
     kind, content = found
-    headers = {"Cache-Control": f"private, max-age={KEPT_MEDIA_SECONDS}, immutable", "Accept-Ranges": "none"}
-    return Response(content, media_type=kind, headers=headers)
+    headers = {"Cache-Control": f"private, max-age={KEPT_MEDIA_SECONDS}, immutable"}
+    return in_parts(content, kind, headers, request.headers.get("range"), request.headers.get("if-range"))
 
 
 def may_judge(session: Session) -> Person:

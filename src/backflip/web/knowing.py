@@ -21,6 +21,7 @@ from backflip.web.adjudicating import hidden_from, may_see
 from backflip.web.guard import Here, Owner
 from backflip.web.pages import show
 from backflip.web.uploads import uploaded
+from backflip.web.words import Words
 
 router = APIRouter()
 UPLOAD = "/study/known"
@@ -64,7 +65,7 @@ def make_known(
     session: Owner,
     query: Annotated[str, Form(pattern="^[0-9a-f]{32}$")],
     right: Annotated[str, Form()] = "",
-    explanation: Annotated[str, Form(max_length=5000)] = "",
+    explanation: Annotated[Words, Form(max_length=5000)] = "",
     use: Annotated[str, Form()] = "check",
 ) -> Response:
     """Let the answer to a pair count as known from now on: one that everybody gave, or that the owner gives after a talk."""

@@ -1,4 +1,4 @@
-"""How often something may be tried, and how large a request may be. Counts live in this process alone.
+"""How often something may be tried, how large a request may be, and what its address may hold. Counts live in this process alone.
 
 Times are seconds of any clock that does not go back.
 """
@@ -125,7 +125,7 @@ class SmallRequests:
 
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if not stated.isdigit() or int(stated) > most:
-            await _too_large(send, most)
+            await _say(send, 413, _TOO_LARGE.format(most))
             return
         try:
             await self._app(scope, counted, watched)
@@ -133,11 +133,29 @@ class SmallRequests:
             if not refused:
                 raise
         if refused and not begun:
-            await _too_large(send, most)
+            await _say(send, 413, _TOO_LARGE.format(most))
 
 
-async def _too_large(send: Send, most: int) -> None:
-    text = f"this request is larger than the {most:,} bytes that are allowed here".encode()
+class PlainAddresses:
+    """Refuse an address with a NUL in it, which nothing here has: PostgreSQL and the file system fail on it in ways of their own."""
+
+    def __init__(self, app: Any) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass on what has none."""
+        if scope["type"] == "http" and ("\x00" in scope["path"] or b"%00" in scope["query_string"]):
+            await _say(send, 404, "there is no such page")
+            return
+        await self._app(scope, receive, send)
+
+
+_TOO_LARGE = "this request is larger than the {:,} bytes that are allowed here"
+
+
+async def _say(send: Send, status: int, words: str) -> None:
+    text = words.encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})

@@ -25,6 +25,7 @@ from backflip.store.study import Study
 from backflip.web.guard import Here, Owner, Place
 from backflip.web.pages import show
 from backflip.web.uploads import uploaded
+from backflip.web.words import Words, plain
 
 router = APIRouter()
 INVITATION_HOURS = 24 * 7
@@ -82,7 +83,7 @@ async def change_settings(request: Request, here: Here, session: Owner) -> Respo
     form = await request.form()
     given: dict[str, Any] = {}
     for spec in fields(Study):
-        text = str(form.get(spec.name, "")).strip()
+        text = plain(str(form.get(spec.name, ""))).strip()
         given[spec.name] = _read(spec.name, text, getattr(Study(), spec.name))
     here.book.change(Study(**given), session.person.id, here.clock())
     return RedirectResponse("/study", 303)
@@ -90,14 +91,14 @@ async def change_settings(request: Request, here: Here, session: Owner) -> Respo
 
 @router.post("/study/document")
 def write_document(
-    here: Here, session: Owner, kind: Annotated[str, Form()], text: Annotated[str, Form(max_length=LONGEST_DOCUMENT)]
+    here: Here, session: Owner, kind: Annotated[str, Form()], text: Annotated[Words, Form(max_length=LONGEST_DOCUMENT)]
 ) -> Response:
     """Put a new version of the instructions or of the consent in force; answers say under which version they were given."""
     if kind not in ("instructions", "consent"):
         raise HTTPException(404, "a document is instructions or consent")
     if not text.strip():
         raise DataError("an empty text tells nobody anything; write some words")
-    here.book.write(kind, text.replace("\r\n", "\n"), session.person.id, here.clock())
+    here.book.write(kind, text, session.person.id, here.clock())
     return RedirectResponse("/study", 303)
 
 
@@ -113,7 +114,7 @@ def invite(
     here: Here,
     session: Owner,
     role: Annotated[str, Form()],
-    note: Annotated[str, Form(max_length=200)] = "",
+    note: Annotated[Words, Form(max_length=200)] = "",
 ) -> Response:
     """Make an invitation and show its link, once."""
     if role not in ("owner", "labeler"):

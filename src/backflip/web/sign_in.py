@@ -18,10 +18,10 @@ from backflip.errors import DataError
 from backflip.store.names import folded
 from backflip.store.people import Person, Role, digest_of
 from backflip.store.resets import Resets
-from backflip.web.guard import COOKIE, SESSION_HOURS, Here, Place, Somebody, nobody, session_of
+from backflip.web.guard import SESSION_HOURS, Here, Place, Somebody, nobody, session_of
 from backflip.web.limits import caller_of
 from backflip.web.pages import show
-from backflip.web.passwords import fits, hashed
+from backflip.web.passwords import Crowded, fits, hashed, in_turn
 
 router = APIRouter()
 open_to_all = [Depends(nobody)]
@@ -51,7 +51,12 @@ async def sign_in(
     if not here.sign_ins.begin(*tried, time.monotonic()):
         raise _too_many()
     found = await run_in_threadpool(here.people.secret_of, name)
-    if not await run_in_threadpool(fits, password, None if found is None else found[1]) or found is None:
+    try:
+        right = await in_turn(fits, password, None if found is None else found[1])
+    except Crowded:
+        here.sign_ins.succeed(*tried, time.monotonic())  # it was not tried
+        raise _crowded() from None
+    if not right or found is None:
         return show(request, "sign_in.html", status=401, error="Name and password do not fit.", name=name)
     here.sign_ins.succeed(*tried, time.monotonic())
     return await run_in_threadpool(_signed_in, here, found[0])
@@ -77,8 +82,10 @@ async def join(
     if not here.joins.allows(f"by {digest_of(token)}", time.monotonic()):
         raise _too_many()
     try:
-        secret = await run_in_threadpool(hashed, password)
+        secret = await in_turn(hashed, password)
         person = await run_in_threadpool(here.people.join, token, name, secret, here.clock())
+    except Crowded:
+        raise _crowded() from None
     except DataError as error:
         return show(request, "join.html", status=409, token=token, role=role, error=str(error), name=name)
     return await run_in_threadpool(_signed_in, here, person)
@@ -97,7 +104,9 @@ async def reset(request: Request, here: Here, token: str, password: Annotated[st
     if not here.joins.allows(f"by {digest_of(token)}", time.monotonic()):
         raise _too_many()
     try:
-        secret = await run_in_threadpool(hashed, password)
+        secret = await in_turn(hashed, password)
+    except Crowded:
+        raise _crowded() from None
     except DataError as error:
         return show(request, "reset.html", status=409, token=token, person=person, error=str(error))
     person = await run_in_threadpool(Resets(here.store).use, token, secret, here.clock())
@@ -107,9 +116,9 @@ async def reset(request: Request, here: Here, token: str, password: Annotated[st
 @router.post("/sign-out")
 def sign_out(request: Request, here: Here, session: Somebody) -> Response:
     """End the session."""
-    here.people.sign_out(request.cookies[COOKIE])
+    here.people.sign_out(request.cookies[here.cookie])
     response = RedirectResponse("/sign-in", 303)
-    response.delete_cookie(COOKIE)
+    response.delete_cookie(here.cookie)
     return response
 
 
@@ -117,7 +126,7 @@ def _signed_in(here: Place, person: Person) -> Response:
     token = here.people.sign_in(person, here.clock(), SESSION_HOURS)
     response = RedirectResponse("/", 303)
     response.set_cookie(
-        COOKIE, token, max_age=3600 * SESSION_HOURS, httponly=True, secure=here.secure, samesite="lax", path="/"
+        here.cookie, token, max_age=3600 * SESSION_HOURS, httponly=True, secure=here.secure, samesite="lax", path="/"
     )
     return response
 
@@ -128,6 +137,12 @@ def _caller(request: Request) -> str:
 
 def _too_many() -> HTTPException:
     return HTTPException(429, "too many attempts; wait a minute and try again")
+
+
+def _crowded() -> HTTPException:
+    return HTTPException(
+        503, "too many people are signing in just now; try again in a few seconds", {"Retry-After": "5"}
+    )
 
 
 def _role_of(request: Request, here: Place, token: str) -> Role:
