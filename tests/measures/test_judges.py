@@ -202,3 +202,31 @@ def test_agreement_of_all_is_that_of_any_two_and_can_be_asked_between_two_groups
     checks = [replace(one, known=1) for one in said[:600]]
     assert together([*checks, *said[600:]]) == together(said[600:]), "known answers say nothing of agreement"
     assert together(said[: 3 * (ENOUGH - 1)]) is None
+
+
+def asked_twice(said: list[Said]) -> list[Said]:
+    """The same answers, and everybody once more of each pair: asked with its items stored in the other order, so not as a repetition."""
+    return [*said, *(replace(one, at=one.at + 5000, left_is_first=not one.left_is_first) for one in said)]
+
+
+def test_a_pair_that_was_asked_in_two_orders_counts_once_for_each_person() -> None:
+    alone = [Said("a", f"{n}", 1, True) for n in range(40)]
+    assert noise(asked_twice(alone)) == {"a": 0.8}, "to agree with oneself is not to be right"
+    assert together(asked_twice(alone)) is None and "only 0 pairs" in alpha(asked_twice(alone), rng())[1]
+    said = population({"a": 0.9, "b": 0.7, "c": 0.6}, 60, each=0.8)
+    twice = asked_twice(said)
+    assert noise(twice) == noise(said) and together(twice) == together(said)
+    assert between("a", "b", twice, rng()) == between("a", "b", said, rng())
+    assert alpha(twice, rng()) == alpha(said, rng())
+    once, again = (worth("a", each, rng()) for each in (said, twice))
+    assert again.with_others == once.with_others and again.judgements == 2 * once.judgements
+
+
+def test_the_first_answer_counts_where_somebody_changed_their_mind_and_checks_are_apart() -> None:
+    said = population({"a": 1.0, "b": 1.0}, 40)
+    changed = [*said, *(replace(one, at=one.at + 5000, choice=-one.choice) for one in said if one.judge == "a")]
+    agree = between("a", "b", changed, rng())["agreement"]
+    assert agree and agree.value == 1.0
+    checks = [replace(one, known=one.choice, at=one.at + 9000) for one in changed if one.judge == "a"]
+    known = worth("a", [*changed, *checks], rng()).known_right
+    assert known and known.n == 40

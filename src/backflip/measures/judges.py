@@ -95,12 +95,12 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
         if one.again and one.pair in earlier:
             repeated.append(agreement(one.choice, earlier[one.pair]))
         earlier.setdefault(one.pair, one.choice)
-    checked = [(one, _checked(one, others.get(one.pair, ()))) for one in usual]
-    scored = [score for _, score in checked if score is not None]
-    known = [agreement(one.choice, one.known) for one in usual if one.known is not None]
+    once = _once(usual)
+    scored = [score for one in once if (score := _checked(one, others.get(one.pair, ()))) is not None]
+    known = [agreement(one.choice, one.known) for one in once if one.known is not None]
     matched = [
         float(np.mean([agreement(one.choice, other.choice) for other in others[one.pair]]))
-        for one in usual
+        for one in _once([one for one in usual if one.known is None])
         if one.pair in others
     ]
     decided = [one for one in usual if one.choice]
@@ -111,7 +111,7 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
         judge,
         len(usual),
         _share(known),
-        _share([agreement(one.choice, one.known) for one in usual if one.known is not None and one.easy]),
+        _share([agreement(one.choice, one.known) for one in once if one.known is not None and one.easy]),
         _share(matched),
         _share(repeated),
         _share([float(one) for one in left]),
@@ -123,10 +123,8 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
 
 def between(first: str, second: str, said: Sequence[Said], rng: np.random.Generator) -> dict[str, Estimate | None]:
     """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices."""
-    one, two = (
-        {s.pair: s.choice for s in said if s.judge == who and not s.again and s.known is None}
-        for who in (first, second)
-    )
+    usual = _once([one for one in said if not one.again and one.known is None])
+    one, two = ({s.pair: s.choice for s in usual if s.judge == who} for who in (first, second))
     both = sorted(set(one) & set(two))
     a_P, b_P = (np.array([each[pair] for pair in both], dtype=np.int64) for each in (one, two))
     agree = [agreement(one[pair], two[pair]) for pair in both]
@@ -180,7 +178,7 @@ def noise(said: Sequence[Said]) -> dict[str, float]:
     reliably wrong should be talked to, not read backwards.
     """
     # To agree with oneself is not to be right; and whoever chooses where both are known to be equal is neither right nor wrong by one choice.
-    decided = [one for one in said if one.choice and not one.again and one.known != 0]
+    decided = [one for one in _once([one for one in said if not one.again]) if one.choice and one.known != 0]
     pairs: dict[tuple[str, bool], list[Said]] = {}
     for one in decided:  # apart from checks: those whose agreement made an answer known are not checked by it
         pairs.setdefault((one.pair, one.known is not None), []).append(one)
@@ -219,9 +217,21 @@ def people_pairs(said: Sequence[Said]) -> list[tuple[str, str]]:
     return list(combinations(sorted({one.judge for one in said}), 2))
 
 
+def _once(said: Sequence[Said]) -> list[Said]:
+    """Return what each person said first of each pair, checks apart.
+
+    A pair may be asked of somebody under two questions, its items stored in either order, and nothing marks the second as a repetition.
+    """
+    found: dict[tuple[str, str, bool], Said] = {}
+    for one in sorted(said, key=lambda one: one.at):
+        found.setdefault((one.judge, one.pair, one.known is not None), one)
+    return list(found.values())
+
+
 def _by_pair(said: Sequence[Said]) -> dict[str, list[Said]]:
+    """Return what was said of each pair, once by each person."""
     found: dict[str, list[Said]] = {}
-    for one in said:
+    for one in _once(said):
         found.setdefault(one.pair, []).append(one)
     return found
 
