@@ -19,7 +19,7 @@ from backflip.measures.judges import (
     weights,
     worth,
 )
-from backflip.measures.stats import share_interval, wilson
+from backflip.measures.stats import wilson
 
 
 def population(right: dict[str, float], pairs: int, seed: int = 0, each: float = 1.0) -> list[Said]:
@@ -124,7 +124,7 @@ def test_who_was_always_right_and_then_nearly_has_not_been_shown_to_tire() -> No
     """Ten right of ten do not prove that all were: that doubt is in the interval of the drift too."""
     said = [Said("a", f"{n}", 1 if n not in (12, 15) else -1, True, at=float(n), known=1) for n in range(20)]
     drift = worth("a", said, rng()).drift
-    early, late = wilson(10, 10), share_interval([1.0] * 8 + [0.0] * 2)
+    early, late = wilson(10, 10), wilson(8, 10)
     assert drift and drift.value == pytest.approx(-0.2) and drift.n == 20
     assert drift.low == pytest.approx(-0.2 - (late.value - late.low))
     assert drift.high == pytest.approx(-0.2 + np.hypot(late.high - late.value, 1 - early.low)) and drift.high > 0
@@ -230,3 +230,17 @@ def test_the_first_answer_counts_where_somebody_changed_their_mind_and_checks_ar
     checks = [replace(one, known=one.choice, at=one.at + 9000) for one in changed if one.judge == "a"]
     known = worth("a", [*changed, *checks], rng()).known_right
     assert known and known.n == 40
+
+
+def test_ten_equal_answers_do_not_prove_that_two_people_always_agree() -> None:
+    said = population({"a": 1.0, "b": 1.0}, ENOUGH)
+    kappa, (everybody, _) = between("a", "b", said, rng())["kappa"], alpha(said, rng())
+    for found in (kappa, everybody):
+        assert found and (found.value, found.high) == (1.0, 1.0) and found.low < 0.6
+
+
+def test_a_tie_among_known_answers_leaves_as_much_doubt_as_there_is() -> None:
+    """Nineteen right of twenty and one tie: Student's interval began at 0.92, though who agrees by 0.9 often does as well."""
+    said = [Said("a", f"{n}", 0 if n == 7 else 1, True, at=float(n), known=1) for n in range(20)]
+    found = worth("a", said, rng()).known_right
+    assert found and found.value == pytest.approx(19.5 / 20) and found.low < 0.85 and found.high < 1.0

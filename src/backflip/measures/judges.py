@@ -6,25 +6,26 @@ one of them is a tie, else by 0. Every number comes with its interval, and is No
 
 Leaves out where judgements come from, and every page.
 
-Shapes: N judgements, J people, P pairs.
+Shapes: N judgements, J people, P pairs, C choices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backflip.data import Estimate
-from backflip.measures.stats import share_difference, share_interval, wilson
+from backflip.measures import chance
+from backflip.measures.stats import score_interval, share_difference
 
 ENOUGH = 10
 """Judgements below which nothing is said of them."""
-DRAWS, MANY = 1000, 500
+CHOICES = (-1, 0, 1)
+DRAWS = 1000
 ROUNDS = 100
 """Steps of the estimate of everybody's noise; it has settled long before."""
 PRIOR = (4.0, 1.0)
@@ -122,13 +123,16 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
 
 
 def between(first: str, second: str, said: Sequence[Said], rng: np.random.Generator) -> dict[str, Estimate | None]:
-    """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices."""
+    """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices.
+
+    Nothing is resampled: `rng` is not drawn from. The intervals are those of `stats.score_interval` and `chance`.
+    """
     usual = _once([one for one in said if not one.again and one.known is None])
     one, two = ({s.pair: s.choice for s in usual if s.judge == who} for who in (first, second))
     both = sorted(set(one) & set(two))
     a_P, b_P = (np.array([each[pair] for pair in both], dtype=np.int64) for each in (one, two))
     agree = [agreement(one[pair], two[pair]) for pair in both]
-    return {"agreement": _share(agree), "kappa": _resampled(lambda rows: _kappa(a_P[rows], b_P[rows]), len(both), rng)}
+    return {"agreement": _share(agree), "kappa": chance.kappa(a_P, b_P) if len(both) >= ENOUGH else None}
 
 
 def together(said: Sequence[Said], first: Collection[str] = (), second: Collection[str] = ()) -> Estimate | None:
@@ -148,11 +152,14 @@ def together(said: Sequence[Said], first: Collection[str] = (), second: Collecti
             or (b.judge in first and a.judge in second)
         ]
         shares += [float(np.mean(two))] if two else []
-    return share_interval(shares) if len(shares) >= ENOUGH else None
+    return _share(shares)
 
 
 def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | None, str]:
-    """Return Krippendorff's alpha over everybody (nominal, missing data allowed), and why there is none where there is none."""
+    """Return Krippendorff's alpha over everybody (nominal, missing data allowed), and why there is none where there is none.
+
+    Nothing is resampled: `rng` is not drawn from. The interval is that of `chance.alpha`.
+    """
     pairs = {
         pair: each
         for pair, each in _by_pair([one for one in said if not one.again and one.known is None]).items()
@@ -160,15 +167,9 @@ def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | No
     }
     if len(pairs) < ENOUGH:
         return None, f"only {len(pairs)} pairs were judged by two people or more; {ENOUGH} are needed"
-    judges = sorted({one.judge for each in pairs.values() for one in each})
-    table_JP = np.full((len(judges), len(pairs)), np.nan)
-    for place, each in enumerate(pairs.values()):
-        for one in each:
-            table_JP[judges.index(one.judge), place] = one.choice
-    if len(np.unique(table_JP[~np.isnan(table_JP)])) < 2:
-        return None, "everybody made the same choice every time: agreement beyond chance is not defined"
-    found = _resampled(lambda rows: _alpha(table_JP[:, rows]), len(pairs), rng)
-    return found, "" if found else "agreement beyond chance is not defined on these judgements"
+    count_PC = np.array([[sum(one.choice == choice for one in each) for choice in CHOICES] for each in pairs.values()])
+    found = chance.alpha(count_PC)
+    return found, "" if found else "everybody made the same choice every time: agreement beyond chance is not defined"
 
 
 def noise(said: Sequence[Said]) -> dict[str, float]:
@@ -246,16 +247,14 @@ def _checked(one: Said, others: Sequence[Said]) -> float | None:
 def _share(values: Sequence[float]) -> Estimate | None:
     if len(values) < ENOUGH:
         return None
-    if all(value in (0.0, 1.0) for value in values):
-        return wilson(sum(values), len(values))
-    return share_interval(np.array(values))
+    return score_interval(np.array(values))
 
 
 def _drift(scored: Sequence[float]) -> Estimate | None:
     half = len(scored) // 2
     if half < ENOUGH:
         return None
-    early, late = (share_interval(np.array(part)) for part in (scored[:half], scored[half:]))
+    early, late = (score_interval(np.array(part)) for part in (scored[:half], scored[half:]))
     return share_difference(late, early, len(scored))
 
 
@@ -266,31 +265,3 @@ def _median(values: Sequence[float], rng: np.random.Generator) -> Estimate | Non
     drawn = np.median(times[rng.integers(0, len(times), (DRAWS, len(times)))], axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Estimate(float(median(values)), float(low), float(high), len(values))
-
-
-def _kappa(a_P: NDArray[np.int64], b_P: NDArray[np.int64]) -> float:
-    """Return Cohen's kappa (1960); NaN where both always made one and the same choice."""
-    chance = sum(float((a_P == value).mean() * (b_P == value).mean()) for value in (-1, 0, 1))
-    return float("nan") if chance >= 1 - 1e-12 else (float((a_P == b_P).mean()) - chance) / (1 - chance)
-
-
-def _alpha(table_JP: NDArray[np.float64]) -> float:
-    import krippendorff
-
-    try:
-        return float(krippendorff.alpha(reliability_data=table_JP, level_of_measurement="nominal"))
-    except ValueError:  # a draw in which everybody chose alike
-        return float("nan")
-
-
-def _resampled(measure: Callable[[NDArray[np.int64]], float], pairs: int, rng: np.random.Generator) -> Estimate | None:
-    """Return a measure over pairs with its bootstrap interval; draws on which it is not defined are left out."""
-    if pairs < ENOUGH:
-        return None
-    value = measure(np.arange(pairs))
-    if not np.isfinite(value):
-        return None
-    draws = DRAWS if pairs <= MANY else DRAWS // 5  # of many pairs few draws tell the interval as well
-    drawn = np.array([measure(rng.integers(0, pairs, pairs)) for _ in range(draws)])
-    low, high = np.quantile(drawn[np.isfinite(drawn)], (0.025, 0.975))
-    return Estimate(value, float(low), float(high), pairs)
