@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -244,3 +245,12 @@ def test_a_tie_among_known_answers_leaves_as_much_doubt_as_there_is() -> None:
     said = [Said("a", f"{n}", 0 if n == 7 else 1, True, at=float(n), known=1) for n in range(20)]
     found = worth("a", said, rng()).known_right
     assert found and found.value == pytest.approx(19.5 / 20) and found.low < 0.85 and found.high < 1.0
+
+
+def test_twenty_thousand_judgements_of_one_person_take_little_room() -> None:
+    said = [Said("a", f"{n}", 1 if n % 3 else -1, True, seconds=2 + n % 7, at=float(n)) for n in range(20_000)]
+    tracemalloc.start()
+    found = worth("a", said, rng()).seconds
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found and found.low <= 5 <= found.high and most < 50e6

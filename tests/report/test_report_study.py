@@ -5,13 +5,11 @@ from __future__ import annotations
 import html
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backflip.cli import main
-from backflip.measures import judges
 from backflip.measures.quality import quality
 from backflip.measures.weighting import Weighting, weighting_of_study
 from backflip.report.render import render
@@ -25,14 +23,6 @@ from .study_store import AXIS, RIGHT, SECRET, SPLIT, Planted, planted, question
 
 PAIRS = 60
 ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws() -> Iterator[None]:
-    """The bootstraps are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges, "DRAWS", 50)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from backflip.measures import judges
@@ -34,8 +33,7 @@ def row_of(page: str, name: str, *, words: bool = False) -> list[str]:
     return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row)][0 if words else 1 :]
 
 
-def test_every_number_has_its_interval_or_there_are_too_few(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judges, "DRAWS", 50)
+def test_every_number_has_its_interval_or_there_are_too_few(site: Site) -> None:
     site.book.change(replace(QUIET, overlap=2), "owner", site.clock())
     site.store.add_queries([pair(n) for n in range(10, 30)])
     olga, ann, bob = site.come("Olga", "owner"), site.come("Ann"), site.come("Bob")

@@ -14,18 +14,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import median
 
 import numpy as np
 
 from backflip.data import Estimate
 from backflip.measures import chance
-from backflip.measures.stats import score_interval, share_difference
+from backflip.measures.stats import median_interval, score_interval, share_difference
 
 ENOUGH = 10
 """Judgements below which nothing is said of them."""
 CHOICES = (-1, 0, 1)
-DRAWS = 1000
 ROUNDS = 100
 """Steps of the estimate of everybody's noise; it has settled long before."""
 PRIOR = (4.0, 1.0)
@@ -86,7 +84,7 @@ def agreement(a: int, b: int) -> float:
 
 
 def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
-    """Return what one person's judgements are worth, beside everybody's."""
+    """Return what one person's judgements are worth, beside everybody's. Nothing is resampled: `rng` is not drawn from."""
     mine = sorted((one for one in said if one.judge == judge), key=lambda one: one.at)
     usual = [one for one in mine if not one.again]
     others = _by_pair([one for one in said if one.judge != judge and not one.again and one.known is None])
@@ -117,7 +115,7 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
         _share(repeated),
         _share([float(one) for one in left]),
         _share([float(one) for one in longer]),
-        _median(times, rng),
+        median_interval(times) if len(times) >= ENOUGH else None,
         _drift(scored),
     )
 
@@ -256,12 +254,3 @@ def _drift(scored: Sequence[float]) -> Estimate | None:
         return None
     early, late = (score_interval(np.array(part)) for part in (scored[:half], scored[half:]))
     return share_difference(late, early, len(scored))
-
-
-def _median(values: Sequence[float], rng: np.random.Generator) -> Estimate | None:
-    if len(values) < ENOUGH:
-        return None
-    times = np.array(values)
-    drawn = np.median(times[rng.integers(0, len(times), (DRAWS, len(times)))], axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(float(median(values)), float(low), float(high), len(values))

@@ -185,6 +185,18 @@ def score_interval(values: ArrayLike, weights: ArrayLike | None = None, moves: A
     return Estimate(share, found.low, found.high, n)
 
 
+def median_interval(values: ArrayLike) -> Estimate:
+    """Return the median with the interval between two of the values themselves, whatever their distribution (Thompson 1936).
+
+    How many of n values lie below the median is binomial, n and 1/2: the k-th from either end are taken, k as large as leaves at least
+    95 %. Below six values no two are far enough apart, and the interval is from the least to the largest.
+    """
+    value_N = np.sort(finite(values))
+    n = len(value_N)
+    k = max(1, int((special.bdtr(np.arange(n), n, 0.5) <= 0.025).sum()))
+    return Estimate(float(np.median(value_N)), float(value_N[k - 1]), float(value_N[n - k]), n)
+
+
 def wilson(successes: float, n: float) -> Estimate:
     """Estimate a share from `successes` of `n` independent trials with Wilson's score interval (Wilson 1927).
 
