@@ -96,6 +96,10 @@ def test_a_planted_weakness_is_named_by_number(study: Planted) -> None:
     assert "every question is judged" in titles and "few pairs were skipped" in titles
 
 
+def test_what_a_tie_is_to_alpha_is_said_where_the_half_of_ties_is_said(page: str) -> None:
+    assert 0 < page.index("a tie against a choice is a whole disagreement") - page.index("by a half where") < 400
+
+
 def test_nothing_but_what_was_stored_decides_the_numbers(page: str, study: Planted) -> None:
     """The bootstraps too: made a second time, every section but the one with the moment is the same."""
     with Store.open(study.store.where, mode="read") as store:

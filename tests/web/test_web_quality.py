@@ -39,7 +39,11 @@ def test_every_number_has_its_interval_or_there_are_too_few(site: Site) -> None:
     olga, ann, bob = site.come("Olga", "owner"), site.come("Ann"), site.come("Bob")
     for who in (ann, bob):
         judge(who, judges.ENOUGH - 1)
-    cells = row_of(olga.browser.get("/quality").text, "Ann")
+    page = olga.browser.get("/quality").text
+    assert "a tie against a choice is a whole disagreement" in page.split("<h2>")[0], (
+        "said where the half of ties is said"
+    )
+    cells = row_of(page, "Ann")
     assert cells[:-1] == ["too few to say"] * 8, "known, easy, others, themselves, left, longer, time, drift"
     for who in (ann, bob):
         judge(who, 30 - (judges.ENOUGH - 1))

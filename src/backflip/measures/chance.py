@@ -20,6 +20,11 @@ from numpy.typing import NDArray
 from backflip.data import Estimate
 from backflip.measures.stats import score_interval
 
+NOMINAL = (
+    "Krippendorff's alpha and Cohen's kappa are nominal: to them a tie against a choice is a whole disagreement, not half of one, "
+    "so they may be low where agreement is not."
+)
+"""What must be said wherever these stand beside agreement that counts ties by half."""
 LEAST = -1.0
 """No agreement is further below chance than this."""
 ALIKE = 1e-12
