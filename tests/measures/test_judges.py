@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from backflip.measures.judges import (
     weights,
     worth,
 )
-from backflip.measures.stats import share_interval, wilson
+from backflip.measures.stats import wilson
 
 
 def population(right: dict[str, float], pairs: int, seed: int = 0, each: float = 1.0) -> list[Said]:
@@ -124,7 +125,7 @@ def test_who_was_always_right_and_then_nearly_has_not_been_shown_to_tire() -> No
     """Ten right of ten do not prove that all were: that doubt is in the interval of the drift too."""
     said = [Said("a", f"{n}", 1 if n not in (12, 15) else -1, True, at=float(n), known=1) for n in range(20)]
     drift = worth("a", said, rng()).drift
-    early, late = wilson(10, 10), share_interval([1.0] * 8 + [0.0] * 2)
+    early, late = wilson(10, 10), wilson(8, 10)
     assert drift and drift.value == pytest.approx(-0.2) and drift.n == 20
     assert drift.low == pytest.approx(-0.2 - (late.value - late.low))
     assert drift.high == pytest.approx(-0.2 + np.hypot(late.high - late.value, 1 - early.low)) and drift.high > 0
@@ -202,3 +203,54 @@ def test_agreement_of_all_is_that_of_any_two_and_can_be_asked_between_two_groups
     checks = [replace(one, known=1) for one in said[:600]]
     assert together([*checks, *said[600:]]) == together(said[600:]), "known answers say nothing of agreement"
     assert together(said[: 3 * (ENOUGH - 1)]) is None
+
+
+def asked_twice(said: list[Said]) -> list[Said]:
+    """The same answers, and everybody once more of each pair: asked with its items stored in the other order, so not as a repetition."""
+    return [*said, *(replace(one, at=one.at + 5000, left_is_first=not one.left_is_first) for one in said)]
+
+
+def test_a_pair_that_was_asked_in_two_orders_counts_once_for_each_person() -> None:
+    alone = [Said("a", f"{n}", 1, True) for n in range(40)]
+    assert noise(asked_twice(alone)) == {"a": 0.8}, "to agree with oneself is not to be right"
+    assert together(asked_twice(alone)) is None and "only 0 pairs" in alpha(asked_twice(alone), rng())[1]
+    said = population({"a": 0.9, "b": 0.7, "c": 0.6}, 60, each=0.8)
+    twice = asked_twice(said)
+    assert noise(twice) == noise(said) and together(twice) == together(said)
+    assert between("a", "b", twice, rng()) == between("a", "b", said, rng())
+    assert alpha(twice, rng()) == alpha(said, rng())
+    once, again = (worth("a", each, rng()) for each in (said, twice))
+    assert again.with_others == once.with_others and again.judgements == 2 * once.judgements
+
+
+def test_the_first_answer_counts_where_somebody_changed_their_mind_and_checks_are_apart() -> None:
+    said = population({"a": 1.0, "b": 1.0}, 40)
+    changed = [*said, *(replace(one, at=one.at + 5000, choice=-one.choice) for one in said if one.judge == "a")]
+    agree = between("a", "b", changed, rng())["agreement"]
+    assert agree and agree.value == 1.0
+    checks = [replace(one, known=one.choice, at=one.at + 9000) for one in changed if one.judge == "a"]
+    known = worth("a", [*changed, *checks], rng()).known_right
+    assert known and known.n == 40
+
+
+def test_ten_equal_answers_do_not_prove_that_two_people_always_agree() -> None:
+    said = population({"a": 1.0, "b": 1.0}, ENOUGH)
+    kappa, (everybody, _) = between("a", "b", said, rng())["kappa"], alpha(said, rng())
+    for found in (kappa, everybody):
+        assert found and (found.value, found.high) == (1.0, 1.0) and found.low < 0.6
+
+
+def test_a_tie_among_known_answers_leaves_as_much_doubt_as_there_is() -> None:
+    """Nineteen right of twenty and one tie: Student's interval began at 0.92, though who agrees by 0.9 often does as well."""
+    said = [Said("a", f"{n}", 0 if n == 7 else 1, True, at=float(n), known=1) for n in range(20)]
+    found = worth("a", said, rng()).known_right
+    assert found and found.value == pytest.approx(19.5 / 20) and found.low < 0.85 and found.high < 1.0
+
+
+def test_twenty_thousand_judgements_of_one_person_take_little_room() -> None:
+    said = [Said("a", f"{n}", 1 if n % 3 else -1, True, seconds=2 + n % 7, at=float(n)) for n in range(20_000)]
+    tracemalloc.start()
+    found = worth("a", said, rng()).seconds
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found and found.low <= 5 <= found.high and most < 50e6

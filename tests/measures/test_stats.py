@@ -1,6 +1,7 @@
 """Intervals cover what they claim, and the permutation test has the p-values that counting gives."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from backflip.measures.stats import (
     bootstrap,
     mean_count_interval,
     mean_interval,
+    median_interval,
     pair_share_interval,
     paired_bootstrap,
     permutation_test,
@@ -161,3 +163,26 @@ def test_counts_that_are_all_alike_have_a_poisson_interval() -> None:
     )
     with pytest.raises(DataError, match="a count of -1"):
         mean_count_interval([1, -1])
+
+
+def test_the_median_lies_between_two_of_the_values():
+    """Textbook ranks (David and Nagaraja, Order Statistics, 7.1): of 10 the second and ninth, of 25 the eighth and eighteenth."""
+    for n, first, last in ((1, 1, 1), (5, 1, 5), (10, 2, 9), (25, 8, 18)):
+        found = median_interval(np.arange(n, 0, -1))
+        assert (found.value, found.low, found.high, found.n) == ((n + 1) / 2, first, last, n)
+
+
+@pytest.mark.parametrize("n", [10, 21, 100])
+def test_the_medians_interval_holds_it_whatever_the_distribution(n: int):
+    draws = np.random.default_rng(0).lognormal(size=(1000, n))
+    found = [median_interval(each) for each in draws]
+    assert 0.94 < np.mean([one.low <= 1.0 <= one.high for one in found]) < 0.99
+
+
+def test_the_median_of_many_takes_no_room():
+    many = np.random.default_rng(0).lognormal(size=20_000)
+    tracemalloc.start()
+    found = median_interval(many)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * many.nbytes and found.high - found.low < 0.1

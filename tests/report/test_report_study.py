@@ -5,13 +5,11 @@ from __future__ import annotations
 import html
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backflip.cli import main
-from backflip.measures import judges
 from backflip.measures.quality import quality
 from backflip.measures.weighting import Weighting, weighting_of_study
 from backflip.report.render import render
@@ -25,14 +23,6 @@ from .study_store import AXIS, RIGHT, SECRET, SPLIT, Planted, planted, question
 
 PAIRS = 60
 ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws() -> Iterator[None]:
-    """The bootstraps are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges, "DRAWS", 50)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +94,10 @@ def test_a_planted_weakness_is_named_by_number(study: Planted) -> None:
     assert axis.question == AXIS and axis.agrees is not None and axis.agrees.value == 1.0 and axis.agrees.low < 1.0
     titles = {one.title: one for one in study_findings(read)}
     assert "every question is judged" in titles and "few pairs were skipped" in titles
+
+
+def test_what_a_tie_is_to_alpha_is_said_where_the_half_of_ties_is_said(page: str) -> None:
+    assert 0 < page.index("a tie against a choice is a whole disagreement") - page.index("by a half where") < 400
 
 
 def test_nothing_but_what_was_stored_decides_the_numbers(page: str, study: Planted) -> None:

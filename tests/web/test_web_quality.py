@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from backflip.measures import judges
@@ -34,14 +33,17 @@ def row_of(page: str, name: str, *, words: bool = False) -> list[str]:
     return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row)][0 if words else 1 :]
 
 
-def test_every_number_has_its_interval_or_there_are_too_few(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judges, "DRAWS", 50)
+def test_every_number_has_its_interval_or_there_are_too_few(site: Site) -> None:
     site.book.change(replace(QUIET, overlap=2), "owner", site.clock())
     site.store.add_queries([pair(n) for n in range(10, 30)])
     olga, ann, bob = site.come("Olga", "owner"), site.come("Ann"), site.come("Bob")
     for who in (ann, bob):
         judge(who, judges.ENOUGH - 1)
-    cells = row_of(olga.browser.get("/quality").text, "Ann")
+    page = olga.browser.get("/quality").text
+    assert "a tie against a choice is a whole disagreement" in page.split("<h2>")[0], (
+        "said where the half of ties is said"
+    )
+    cells = row_of(page, "Ann")
     assert cells[:-1] == ["too few to say"] * 8, "known, easy, others, themselves, left, longer, time, drift"
     for who in (ann, bob):
         judge(who, 30 - (judges.ENOUGH - 1))

@@ -6,25 +6,24 @@ one of them is a tie, else by 0. Every number comes with its interval, and is No
 
 Leaves out where judgements come from, and every page.
 
-Shapes: N judgements, J people, P pairs.
+Shapes: N judgements, J people, P pairs, C choices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backflip.data import Estimate
-from backflip.measures.stats import share_difference, share_interval, wilson
+from backflip.measures import chance
+from backflip.measures.stats import median_interval, score_interval, share_difference
 
 ENOUGH = 10
 """Judgements below which nothing is said of them."""
-DRAWS, MANY = 1000, 500
+CHOICES = (-1, 0, 1)
 ROUNDS = 100
 """Steps of the estimate of everybody's noise; it has settled long before."""
 PRIOR = (4.0, 1.0)
@@ -85,7 +84,7 @@ def agreement(a: int, b: int) -> float:
 
 
 def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
-    """Return what one person's judgements are worth, beside everybody's."""
+    """Return what one person's judgements are worth, beside everybody's. Nothing is resampled: `rng` is not drawn from."""
     mine = sorted((one for one in said if one.judge == judge), key=lambda one: one.at)
     usual = [one for one in mine if not one.again]
     others = _by_pair([one for one in said if one.judge != judge and not one.again and one.known is None])
@@ -95,12 +94,12 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
         if one.again and one.pair in earlier:
             repeated.append(agreement(one.choice, earlier[one.pair]))
         earlier.setdefault(one.pair, one.choice)
-    checked = [(one, _checked(one, others.get(one.pair, ()))) for one in usual]
-    scored = [score for _, score in checked if score is not None]
-    known = [agreement(one.choice, one.known) for one in usual if one.known is not None]
+    once = _once(usual)
+    scored = [score for one in once if (score := _checked(one, others.get(one.pair, ()))) is not None]
+    known = [agreement(one.choice, one.known) for one in once if one.known is not None]
     matched = [
         float(np.mean([agreement(one.choice, other.choice) for other in others[one.pair]]))
-        for one in usual
+        for one in _once([one for one in usual if one.known is None])
         if one.pair in others
     ]
     decided = [one for one in usual if one.choice]
@@ -111,26 +110,27 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
         judge,
         len(usual),
         _share(known),
-        _share([agreement(one.choice, one.known) for one in usual if one.known is not None and one.easy]),
+        _share([agreement(one.choice, one.known) for one in once if one.known is not None and one.easy]),
         _share(matched),
         _share(repeated),
         _share([float(one) for one in left]),
         _share([float(one) for one in longer]),
-        _median(times, rng),
+        median_interval(times) if len(times) >= ENOUGH else None,
         _drift(scored),
     )
 
 
 def between(first: str, second: str, said: Sequence[Said], rng: np.random.Generator) -> dict[str, Estimate | None]:
-    """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices."""
-    one, two = (
-        {s.pair: s.choice for s in said if s.judge == who and not s.again and s.known is None}
-        for who in (first, second)
-    )
+    """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices.
+
+    Nothing is resampled: `rng` is not drawn from. The intervals are those of `stats.score_interval` and `chance`.
+    """
+    usual = _once([one for one in said if not one.again and one.known is None])
+    one, two = ({s.pair: s.choice for s in usual if s.judge == who} for who in (first, second))
     both = sorted(set(one) & set(two))
     a_P, b_P = (np.array([each[pair] for pair in both], dtype=np.int64) for each in (one, two))
     agree = [agreement(one[pair], two[pair]) for pair in both]
-    return {"agreement": _share(agree), "kappa": _resampled(lambda rows: _kappa(a_P[rows], b_P[rows]), len(both), rng)}
+    return {"agreement": _share(agree), "kappa": chance.kappa(a_P, b_P) if len(both) >= ENOUGH else None}
 
 
 def together(said: Sequence[Said], first: Collection[str] = (), second: Collection[str] = ()) -> Estimate | None:
@@ -150,11 +150,14 @@ def together(said: Sequence[Said], first: Collection[str] = (), second: Collecti
             or (b.judge in first and a.judge in second)
         ]
         shares += [float(np.mean(two))] if two else []
-    return share_interval(shares) if len(shares) >= ENOUGH else None
+    return _share(shares)
 
 
 def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | None, str]:
-    """Return Krippendorff's alpha over everybody (nominal, missing data allowed), and why there is none where there is none."""
+    """Return Krippendorff's alpha over everybody (nominal, missing data allowed), and why there is none where there is none.
+
+    Nothing is resampled: `rng` is not drawn from. The interval is that of `chance.alpha`.
+    """
     pairs = {
         pair: each
         for pair, each in _by_pair([one for one in said if not one.again and one.known is None]).items()
@@ -162,15 +165,9 @@ def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | No
     }
     if len(pairs) < ENOUGH:
         return None, f"only {len(pairs)} pairs were judged by two people or more; {ENOUGH} are needed"
-    judges = sorted({one.judge for each in pairs.values() for one in each})
-    table_JP = np.full((len(judges), len(pairs)), np.nan)
-    for place, each in enumerate(pairs.values()):
-        for one in each:
-            table_JP[judges.index(one.judge), place] = one.choice
-    if len(np.unique(table_JP[~np.isnan(table_JP)])) < 2:
-        return None, "everybody made the same choice every time: agreement beyond chance is not defined"
-    found = _resampled(lambda rows: _alpha(table_JP[:, rows]), len(pairs), rng)
-    return found, "" if found else "agreement beyond chance is not defined on these judgements"
+    count_PC = np.array([[sum(one.choice == choice for one in each) for choice in CHOICES] for each in pairs.values()])
+    found = chance.alpha(count_PC)
+    return found, "" if found else "everybody made the same choice every time: agreement beyond chance is not defined"
 
 
 def noise(said: Sequence[Said]) -> dict[str, float]:
@@ -180,7 +177,7 @@ def noise(said: Sequence[Said]) -> dict[str, float]:
     reliably wrong should be talked to, not read backwards.
     """
     # To agree with oneself is not to be right; and whoever chooses where both are known to be equal is neither right nor wrong by one choice.
-    decided = [one for one in said if one.choice and not one.again and one.known != 0]
+    decided = [one for one in _once([one for one in said if not one.again]) if one.choice and one.known != 0]
     pairs: dict[tuple[str, bool], list[Said]] = {}
     for one in decided:  # apart from checks: those whose agreement made an answer known are not checked by it
         pairs.setdefault((one.pair, one.known is not None), []).append(one)
@@ -219,9 +216,21 @@ def people_pairs(said: Sequence[Said]) -> list[tuple[str, str]]:
     return list(combinations(sorted({one.judge for one in said}), 2))
 
 
+def _once(said: Sequence[Said]) -> list[Said]:
+    """Return what each person said first of each pair, checks apart.
+
+    A pair may be asked of somebody under two questions, its items stored in either order, and nothing marks the second as a repetition.
+    """
+    found: dict[tuple[str, str, bool], Said] = {}
+    for one in sorted(said, key=lambda one: one.at):
+        found.setdefault((one.judge, one.pair, one.known is not None), one)
+    return list(found.values())
+
+
 def _by_pair(said: Sequence[Said]) -> dict[str, list[Said]]:
+    """Return what was said of each pair, once by each person."""
     found: dict[str, list[Said]] = {}
-    for one in said:
+    for one in _once(said):
         found.setdefault(one.pair, []).append(one)
     return found
 
@@ -236,51 +245,12 @@ def _checked(one: Said, others: Sequence[Said]) -> float | None:
 def _share(values: Sequence[float]) -> Estimate | None:
     if len(values) < ENOUGH:
         return None
-    if all(value in (0.0, 1.0) for value in values):
-        return wilson(sum(values), len(values))
-    return share_interval(np.array(values))
+    return score_interval(np.array(values))
 
 
 def _drift(scored: Sequence[float]) -> Estimate | None:
     half = len(scored) // 2
     if half < ENOUGH:
         return None
-    early, late = (share_interval(np.array(part)) for part in (scored[:half], scored[half:]))
+    early, late = (score_interval(np.array(part)) for part in (scored[:half], scored[half:]))
     return share_difference(late, early, len(scored))
-
-
-def _median(values: Sequence[float], rng: np.random.Generator) -> Estimate | None:
-    if len(values) < ENOUGH:
-        return None
-    times = np.array(values)
-    drawn = np.median(times[rng.integers(0, len(times), (DRAWS, len(times)))], axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(float(median(values)), float(low), float(high), len(values))
-
-
-def _kappa(a_P: NDArray[np.int64], b_P: NDArray[np.int64]) -> float:
-    """Return Cohen's kappa (1960); NaN where both always made one and the same choice."""
-    chance = sum(float((a_P == value).mean() * (b_P == value).mean()) for value in (-1, 0, 1))
-    return float("nan") if chance >= 1 - 1e-12 else (float((a_P == b_P).mean()) - chance) / (1 - chance)
-
-
-def _alpha(table_JP: NDArray[np.float64]) -> float:
-    import krippendorff
-
-    try:
-        return float(krippendorff.alpha(reliability_data=table_JP, level_of_measurement="nominal"))
-    except ValueError:  # a draw in which everybody chose alike
-        return float("nan")
-
-
-def _resampled(measure: Callable[[NDArray[np.int64]], float], pairs: int, rng: np.random.Generator) -> Estimate | None:
-    """Return a measure over pairs with its bootstrap interval; draws on which it is not defined are left out."""
-    if pairs < ENOUGH:
-        return None
-    value = measure(np.arange(pairs))
-    if not np.isfinite(value):
-        return None
-    draws = DRAWS if pairs <= MANY else DRAWS // 5  # of many pairs few draws tell the interval as well
-    drawn = np.array([measure(rng.integers(0, pairs, pairs)) for _ in range(draws)])
-    low, high = np.quantile(drawn[np.isfinite(drawn)], (0.025, 0.975))
-    return Estimate(value, float(low), float(high), pairs)

@@ -70,7 +70,7 @@ class Quality:
 
 
 def quality(store: Store, unsaid: Collection[str] = (), most_between: int = 45) -> Quality:
-    """Compute everything anew, without the judgements of these ids; the bootstraps draw from a fixed seed, so nothing flickers."""
+    """Compute everything anew, without the judgements of these ids; nothing is drawn, so nothing flickers."""
     judged = [one for one in judged_by_people(store) if one.judgement.stored_id not in unsaid]
     chosen = [one for one in judged if one.judgement.answer is not None]
     said = [said_of(one) for one in chosen]

@@ -22,6 +22,8 @@ from backflip.errors import DataError
 
 Z_95 = float(special.ndtri(0.975))
 EXACT_PERMUTATIONS = 20_000
+SHRINK = 0.5
+"""Unlike outcomes by which a design effect is drawn towards 1; see lab/LOG.md of 2026-11-22 for how often intervals then cover."""
 ROUNDING = 1e-6
 """By how much a share that is a sum of single precision may pass 0 and 1."""
 
@@ -154,10 +156,51 @@ def share_difference(after: Estimate, before: Estimate, n: int) -> Estimate:
     return Estimate(gap, max(-1.0, low), min(1.0, high), n)
 
 
-def wilson(successes: float, n: int) -> Estimate:
+def score_interval(values: ArrayLike, weights: ArrayLike | None = None, moves: ArrayLike | None = None) -> Estimate:
+    """Average outcomes in [0, 1] that may be parts of one (ties, shares of several) with Wilson's interval: never beyond 0 and 1, nor without width.
+
+    The interval is Wilson's (1927) for as many outcomes of 0 or 1 as would leave the same doubt: the number of values over the design
+    effect (Kish 1965, section 8.2; Korn and Graubard 1998 for shares), their spread over that of such outcomes. Few values that are
+    unlike tell little of their spread, so the effect is drawn towards 1, as by `SHRINK` unlike ones more. `weights`: what each counts.
+    `moves`: by how much each moves what is estimated beside this average; the larger spread counts, with these or without.
+
+    Raises:
+        DataError: a value lies outside [0, 1] by more than rounding explains.
+    """
+    value_N = finite(values)
+    if value_N.min() < -ROUNDING or value_N.max() > 1 + ROUNDING:
+        raise DataError(f"outcomes from {value_N.min()} to {value_N.max()}; expected shares in [0, 1]")
+    value_N, n = value_N.clip(0, 1), len(value_N)
+    weight_N = np.ones(n) if weights is None else finite(weights, "weights")
+    weight_N = weight_N / weight_N.mean()
+    share = min(1.0, float(weight_N @ value_N) / n)
+    effect, sure = 1.0, share * (1 - share)
+    if sure > ROUNDING**2:
+        gap_N = value_N - share
+        moved_N = gap_N if moves is None else gap_N + finite(moves, "moves")
+        spread = max(float(np.mean((weight_N * each_N) ** 2)) for each_N in (gap_N, moved_N))
+        unlike = n * min(share, 1 - share)
+        effect = (spread / sure * unlike + SHRINK) / (unlike + SHRINK)
+    found = wilson(share * n / effect, n / effect)
+    return Estimate(share, found.low, found.high, n)
+
+
+def median_interval(values: ArrayLike) -> Estimate:
+    """Return the median with the interval between two of the values themselves, whatever their distribution (Thompson 1936).
+
+    How many of n values lie below the median is binomial, n and 1/2: the k-th from either end are taken, k as large as leaves at least
+    95 %. Below six values no two are far enough apart, and the interval is from the least to the largest.
+    """
+    value_N = np.sort(finite(values))
+    n = len(value_N)
+    k = max(1, int((special.bdtr(np.arange(n), n, 0.5) <= 0.025).sum()))
+    return Estimate(float(np.median(value_N)), float(value_N[k - 1]), float(value_N[n - k]), n)
+
+
+def wilson(successes: float, n: float) -> Estimate:
     """Estimate a share from `successes` of `n` independent trials with Wilson's score interval (Wilson 1927).
 
-    Half successes (ties) are allowed: the interval is then slightly too wide, never too narrow.
+    Half successes (ties) are allowed: the interval is then slightly too wide, never too narrow. So is an `n` that is no whole number.
 
     Raises:
         DataError: n is not positive, or successes lie outside [0, n].
@@ -170,7 +213,7 @@ def wilson(successes: float, n: int) -> Estimate:
     scale = 1 + Z_95**2 / n
     centre = (share + Z_95**2 / (2 * n)) / scale
     reach = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n)) / scale
-    return Estimate(share, max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach)), n)
+    return Estimate(share, max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach)), int(n))
 
 
 def paired_bootstrap(

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from backflip.errors import ConfigError, DataError
+from backflip.measures.chance import NOMINAL
 from backflip.measures.judges import ENOUGH, together
 from backflip.measures.quality import quality
 from backflip.measures.weighting import Versus, Weighting, weighting_of_study
@@ -41,8 +42,7 @@ MOST_BETWEEN = 300
 """Pairs of people at most; the page says how many are left out."""
 TIES = (
     "Two choices agree by 1 where they are equal, ties included; by a half where exactly one of them is a tie; else by 0. "
-    "\u201cCan't tell\u201d is no choice. Intervals are 95 %; below "
-    f"{ENOUGH} judgements nothing is said."
+    f"\u201cCan't tell\u201d is no choice. {NOMINAL} Intervals are 95 %; below {ENOUGH} judgements nothing is said."
 )
 SOURCES = (
     ("Counts, overlap", "tables queries, judgements, claims", "backflip.store.totals"),

@@ -18,6 +18,10 @@ TRIAL_PAIRS = 10
 """Pairs of a trial, or as many as have known answers."""
 AGO = 5
 """Judgements between a pair and its repetition at least."""
+LOOK_BACK = 50
+"""Pairs of the study that a person judged last, among which one is drawn to come again."""
+MOST_REPEATS = LOOK_BACK
+"""Repetitions that a person judged last: no pair among the above can have come again before these."""
 HOUR = 3600.0
 MOST_REASONS = 50
 """Questions of the study among whose reasons a check's is drawn."""
@@ -54,8 +58,16 @@ def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int
     left = _left_this_hour(here, person, study, now)
     if left < 1:
         return []
-    _check(here, person, study, tally, (now, hold))
-    return here.desk.take(person, min(count, left), study.overlap, now, hold)
+    count = min(count, left)
+    for number in range(tally.came + tally.before, tally.came + count):
+        wanted = _wanted(person, study, number)
+        if wanted == STUDY:
+            continue
+        before = number - tally.came
+        if before > tally.before and len(here.desk.take(person, before, study.overlap, now, hold)) < before:
+            break  # the study has nothing to put before this check, and checks alone are no study
+        _check(here, person, wanted, number, (now, hold))
+    return here.desk.take(person, count, study.overlap, now, hold)
 
 
 def wait_seconds(here: Place, person: Person, study: Study) -> float:
@@ -110,21 +122,31 @@ def _trial(here: Place, person: Person, tally: Tally, count: int, span: tuple[fl
     return here.desk.take(person, count, 0, now, hold)
 
 
-def _check(here: Place, person: Person, study: Study, tally: Tally, span: tuple[float, float]) -> None:
-    """Put a silent check before the person, if it is its turn."""
-    number, (now, hold) = tally.came + tally.before, span
+def _wanted(person: Person, study: Study, number: int) -> str:
+    """Return what the `number`-th question of this person should be for: drawn once for each number, however many a page asks for."""
     drawn = _share(person.id, str(number), "check")
-    if drawn < study.gold_share:
+    return GOLD if drawn < study.gold_share else REPEAT if drawn < study.gold_share + study.repeat_share else STUDY
+
+
+def _check(here: Place, person: Person, purpose: str, number: int, span: tuple[float, float]) -> None:
+    """Put a silent check or a repetition before the person, where there is one."""
+    now, hold = span
+    if purpose == GOLD:
         for query_id in here.desk.unseen_known(person, 1):
             here.desk.deal(person, query_id, GOLD, now, hold)
-    elif drawn < study.gold_share + study.repeat_share:
-        talked = seen(here, person)
-        before = [one for one in here.desk.answered_by(person, STUDY, 50)[AGO:] if one not in talked]
-        if before:
-            first = here.store.query(before[int(_share(person.id, str(number), "which") * len(before))])
-            again = replace(asked_of(person, first), order=order_of_first(person, first)[::-1], reason="random")
-            here.desk.own(again)
-            here.desk.deal(person, again.id, REPEAT, now, hold)
+        return
+    talked = seen(here, person)
+    before = [one for one in here.desk.answered_by(person, STUDY, LOOK_BACK)[AGO:] if one not in talked]
+    came_again = set(here.desk.answered_by(person, REPEAT, MOST_REPEATS))
+    start = int(_share(person.id, str(number), "which") * len(before))
+    for query_id in before[start:] + before[:start]:
+        first = here.store.query(query_id)
+        again = replace(asked_of(person, first), order=order_of_first(person, first)[::-1], reason="random")
+        if again.id in came_again:
+            continue
+        here.desk.own(again)
+        if here.desk.deal(person, again.id, REPEAT, now, hold):
+            return
 
 
 def asked_of(person: Person, first: Query, *why: str) -> Query:

@@ -11,6 +11,7 @@ from threading import Lock
 from fastapi import APIRouter, Request, Response
 
 from backflip.data import Estimate
+from backflip.measures.chance import NOMINAL
 from backflip.measures.judges import ENOUGH
 from backflip.measures.quality import Quality, quality
 from backflip.web.adjudicating import still_open
@@ -41,7 +42,16 @@ def quality_page(request: Request, here: Here, session: Owner) -> Response:
         found = kept.found
     known = {one.judge: one.name for one in here.people.everybody()}
     names = {one.judge: known.get(one.judge, one.judge) for one, _ in found.people}
-    return show(request, "quality.html", session, found=found, names=names, enough=ENOUGH, said=said_of_estimate)
+    return show(
+        request,
+        "quality.html",
+        session,
+        found=found,
+        names=names,
+        enough=ENOUGH,
+        nominal=NOMINAL,
+        said=said_of_estimate,
+    )
 
 
 def said_of_estimate(found: Estimate | None, kind: str = "share") -> str:
