@@ -140,7 +140,7 @@ class Run:
             write_atomic(path / files.CONFIG, saved)
             run = cls(path, lock, store)
             run._write_summary("running")
-            run._say(f"started {experiment} with seed {seed}")
+            run.say(f"started {experiment} with seed {seed}")
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)  # it was empty: a run that never began leaves nothing behind
             lock.close()
@@ -182,7 +182,7 @@ class Run:
             lock.close()
             raise
         run._write_summary("running")
-        run._say(f"resumed from {run.state_name or 'the beginning'}")
+        run.say(f"resumed from {run.state_name or 'the beginning'}")
         return run
 
     def config_as(self, kind: type[Config]) -> Config:
@@ -227,7 +227,11 @@ class Run:
     def note(self, text: str) -> None:
         """Keep a sentence that a reader of the results must know."""
         self._append(files.NOTES, [{"text": text}])
-        self._say(text)
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """Write a line with the time into log.txt, which is there for whoever watches no terminal."""
+        append_text(self.path / files.LOG, f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
     def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to samples.jsonl."""
@@ -299,7 +303,7 @@ class Run:
         self._finished = True
         try:
             self._write_summary(status)
-            self._say(status)
+            self.say(status)
             if self._trackers is not None:
                 self._trackers.close()
             self.store.close()
@@ -319,7 +323,7 @@ class Run:
         else:
             began = self._has_begun()
             try:
-                self._say("".join(traceback.format_exception(error)))
+                self.say("".join(traceback.format_exception(error)))
             finally:
                 self.finish("failed")
             if not began and isinstance(error, ConfigError | DataError | MissingExtra):
@@ -368,9 +372,6 @@ class Run:
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         append_lines(self.path / name, rows)
-
-    def _say(self, text: str) -> None:
-        append_text(self.path / files.LOG, f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
     def _write_summary(self, status: Status) -> None:
         summary = {

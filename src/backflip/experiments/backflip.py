@@ -187,7 +187,7 @@ def overseer_of(config: BackflipConfig, run: Run) -> Overseer:
     if config.overseer != "synthetic":
         film = ClipFiles(run.path / "clips", speed=config.playback_speed)
         if config.overseer == "people":
-            return PeopleOverseer(run.store, film)
+            return PeopleOverseer(run.store, film, run)
         return TerminalOverseer(run.store, film=film, seven=config.scale == "seven")
     truth = kept_truth(backflip_truth, run.store, "backflip, landed")
     return SyntheticTeacher(run.store, truth, teacher(config.teacher, mean_return=USUAL_CLIP, seed=config.seed))

@@ -211,7 +211,9 @@ def overseer_of(config: ControlConfig, task: Task | GymTask, truth: ClipTruth, r
         replays = None if isinstance(task, Task) else Replays(task, drawn=True)
         film = ClipFiles(run.path / "clips", speed=config.playback_speed, replays=replays)
         return (
-            TerminalOverseer(run.store, film=film) if config.overseer == "terminal" else PeopleOverseer(run.store, film)
+            TerminalOverseer(run.store, film=film)
+            if config.overseer == "terminal"
+            else PeopleOverseer(run.store, film, run)
         )
     kept = kept_truth(truth, run.store, f"{task.id}, {config.judged_by}")
     errs = teacher(config.teacher, beta=config.beta, mean_return=config.clip_return, seed=config.seed)

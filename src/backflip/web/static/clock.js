@@ -7,7 +7,9 @@ export class Clock {
   constructor() {
     this.begin();
     setInterval(() => this.tick(), TICK_MS);
-    for (const kind of ["pointermove", "pointerdown", "scroll", "touchstart"]) document.addEventListener(kind, () => this.moved(), { passive: true });
+    // Captured: a side, the question or the guideline that scrolls tells nobody but whoever listens on the way down to it.
+    const here = { passive: true, capture: true };
+    for (const kind of ["pointermove", "pointerdown", "wheel", "scroll", "touchstart", "touchmove"]) document.addEventListener(kind, () => this.moved(), here);
     document.addEventListener("visibilitychange", () => this.tick());
   }
 

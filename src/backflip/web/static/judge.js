@@ -3,6 +3,7 @@
 import { Clock } from "./clock.js";
 import { differences } from "./differences.js";
 import { Outbox } from "./outbox.js";
+import { Room } from "./room.js";
 import { side } from "./side.js";
 
 const $ = (id) => document.getElementById(id);
@@ -20,6 +21,7 @@ const SOON_MS = 100;
 const UNDO_KEY = "u";
 
 const clock = new Clock();
+const room = new Room(desk);
 const outbox = new Outbox(document.body.dataset.person, csrf, {
   trouble,
   refused,
@@ -155,7 +157,20 @@ function show(pair) {
   $("differences").setAttribute("aria-pressed", "false");
   $("differences").hidden = pair.sides.some((part) => part.clip);
   enable(true);
+  room.measure();
+  toTheTop(pair);
   clock.begin();
+}
+
+// Whoever answered questions below the last pair would not see this one.
+function toTheTop(pair) {
+  if ($("when")) $("when").textContent = mustSplit(pair) || $("axes") ? "First" : "First, if you like";
+  if (document.activeElement.closest("#sub, #axes")) $("question").focus({ preventScroll: true });
+  scrollTo(0, 0);
+}
+
+function mustSplit(pair) {
+  return Boolean($("sub")) && parseInt(pair.id.slice(0, 8), 16) / 2 ** 32 < subShare;
 }
 
 function aid(one) {
@@ -197,8 +212,7 @@ function collected() {
 
 function missingPart(found) {
   if (Object.keys(found.axes).length < document.querySelectorAll("[data-axis]").length) return "Answer the questions above first.";
-  const must = parseInt(now.id.slice(0, 8), 16) / 2 ** 32 < subShare;
-  if (must && Object.keys(found.sub).length < document.querySelectorAll("[data-sub]").length) return "Answer the first questions in a few words.";
+  if (mustSplit(now) && Object.keys(found.sub).length < document.querySelectorAll("[data-sub]").length) return "Answer the first questions in a few words.";
   return "";
 }
 
