@@ -42,7 +42,7 @@ def test_who_scrolls_within_a_side_is_there_and_idles_once_the_page_is_left_alon
     assert box
     place = {"x": box["x"] + 50, "y": box["y"] + box["height"] - 50}
     if how == "wheel":
-        ann.page.mouse.move(**place)
+        ann.page.mouse.move(place["x"], place["y"])
     else:
         hand.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [place]})
     top, page = 0.0, ann.page

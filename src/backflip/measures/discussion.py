@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from backflip.data import Estimate
 from backflip.measures.judges import Said, alpha, together
 from backflip.measures.stats import share_difference
@@ -33,7 +31,7 @@ class Talk:
     why_no_alpha_after: str
 
 
-def talk(before: Sequence[Said], after: Sequence[Said], rng: np.random.Generator) -> Talk:
+def talk(before: Sequence[Said], after: Sequence[Said]) -> Talk:
     """Compare what the same people chose on the same pairs before and after a talk; who said only one of the two is left out.
 
     Agreement of a pair is the mean over all two people, ties counted as everywhere; the unit of an interval is the pair.
@@ -46,4 +44,4 @@ def talk(before: Sequence[Said], after: Sequence[Said], rng: np.random.Generator
     was, now = together(early), together(late)
     # The spread of the differences alone would leave no width where two people talk: all of their pairs begin at 0.
     gain = None if was is None or now is None else share_difference(now, was, len(kept))
-    return Talk(len(kept), was, now, gain, *alpha(early, rng), *alpha(late, rng))
+    return Talk(len(kept), was, now, gain, *alpha(early), *alpha(late))

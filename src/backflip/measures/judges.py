@@ -83,8 +83,8 @@ def agreement(a: int, b: int) -> float:
     return 1.0 if a == b else 0.5 if 0 in (a, b) else 0.0
 
 
-def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
-    """Return what one person's judgements are worth, beside everybody's. Nothing is resampled: `rng` is not drawn from."""
+def worth(judge: str, said: Sequence[Said]) -> Worth:
+    """Return what one person's judgements are worth, beside everybody's."""
     mine = sorted((one for one in said if one.judge == judge), key=lambda one: one.at)
     usual = [one for one in mine if not one.again]
     others = _by_pair([one for one in said if one.judge != judge and not one.again and one.known is None])
@@ -120,10 +120,10 @@ def worth(judge: str, said: Sequence[Said], rng: np.random.Generator) -> Worth:
     )
 
 
-def between(first: str, second: str, said: Sequence[Said], rng: np.random.Generator) -> dict[str, Estimate | None]:
+def between(first: str, second: str, said: Sequence[Said]) -> dict[str, Estimate | None]:
     """Return how two people agree on the pairs that both judged: `agreement`, and Cohen's `kappa` over the three choices.
 
-    Nothing is resampled: `rng` is not drawn from. The intervals are those of `stats.score_interval` and `chance`.
+    The intervals are those of `stats.score_interval` and `chance`.
     """
     usual = _once([one for one in said if not one.again and one.known is None])
     one, two = ({s.pair: s.choice for s in usual if s.judge == who} for who in (first, second))
@@ -153,10 +153,10 @@ def together(said: Sequence[Said], first: Collection[str] = (), second: Collecti
     return _share(shares)
 
 
-def alpha(said: Sequence[Said], rng: np.random.Generator) -> tuple[Estimate | None, str]:
+def alpha(said: Sequence[Said]) -> tuple[Estimate | None, str]:
     """Return Krippendorff's alpha over everybody (nominal, missing data allowed), and why there is none where there is none.
 
-    Nothing is resampled: `rng` is not drawn from. The interval is that of `chance.alpha`.
+    The interval is that of `chance.alpha`.
     """
     pairs = {
         pair: each

@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from backflip.data import Estimate, Judgement
 from backflip.measures.discussion import Talk, talk
 from backflip.measures.judges import (
@@ -74,23 +72,22 @@ def quality(store: Store, unsaid: Collection[str] = (), most_between: int = 45) 
     judged = [one for one in judged_by_people(store) if one.judgement.stored_id not in unsaid]
     chosen = [one for one in judged if one.judgement.answer is not None]
     said = [said_of(one) for one in chosen]
-    rng = np.random.default_rng(0)
     weigh = weights(noise(said))
     people = [
-        (worth(judge, said, rng), weigh.get(judge, 1.0))  # no weight: nothing but ties
+        (worth(judge, said), weigh.get(judge, 1.0))  # no weight: nothing but ties
         for judge in sorted({one.judge for one in said})
     ]
     pairs = people_pairs(said)
     disputed = [one for each in divided(store) if (one := each.without(unsaid)).divided]
-    agree, why = alpha(said, rng)
+    agree, why = alpha(said)
     return Quality(
         people,
-        [(a, b, between(a, b, said, rng)) for a, b in pairs[:most_between]],
+        [(a, b, between(a, b, said)) for a, b in pairs[:most_between]],
         max(0, len(pairs) - most_between),
         agree,
         why,
         disputed,
-        _talk(disputed, rng),
+        _talk(disputed),
         beside(chosen),
         said,
     )
@@ -132,8 +129,8 @@ def _chosen(told: Judgement, pair: str) -> Said:
     return Said(told.judge, pair, choice_of(told.answer), left_is_first=True)
 
 
-def _talk(disputed: Sequence[Opinions], rng: np.random.Generator) -> Talk:
+def _talk(disputed: Sequence[Opinions]) -> Talk:
     """Compare what people said of pairs by themselves with what they said after the talk."""
     before = [_chosen(one, each.query.id) for each in disputed for one in (*each.alone, *each.blind) if one.answer]
     after = [_chosen(one, each.query.id) for each in disputed for one in each.discussed if one.answer]
-    return talk(before, after, rng)
+    return talk(before, after)

@@ -213,7 +213,7 @@ def _again(read: Read) -> Section:
     store = "STORE" if "://" in read.where else read.name
     commands = (f"backflip report {store}", f"backflip export {store} judged.jsonl", f"backflip serve {store}")
     intro = (
-        f"Every number is computed from the store as it was at judgement event {read.last:,}; bootstraps draw from a fixed seed, so the same "
+        f"Every number is computed from the store as it was at judgement event {read.last:,}; folds are drawn from a fixed seed, so the same "
         f"store gives the same numbers. Made on {date(time.time())} (UTC). Export writes every judgement with its id; the page "
         "Lineage of the server shows each one. Who is which number: table people of the store, for its owners."
     )
