@@ -36,10 +36,6 @@ def population(right: dict[str, float], pairs: int, seed: int = 0, each: float =
     return found
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(1)
-
-
 def test_the_convention_for_ties() -> None:
     assert [agreement(*pair) for pair in ((1, 1), (0, 0), (1, 0), (0, -1), (1, -1))] == [1, 1, 0.5, 0.5, 0]
 
