@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backflip.cli import main
+from backflip.data import Estimate
 from backflip.errors import DataError
 from backflip.experiments import find
 from backflip.experiments.frontier import FrontierConfig, arms_of
@@ -153,7 +154,11 @@ def test_two_seeds_tell_nothing_and_say_so() -> None:
     rows = compare_at_equal_kl(planted(0.1, 0.01, 2), "ppo", (1.0,))
     assert not any(row["told"] for row in rows)
     said = verdict(rows, "ppo", 2)
-    assert "this n cannot tell them apart" in said[0] and "not decided" in said[-1] and "2 seeds are fewer" in said[-1]
+    assert (
+        not any("told apart from" in one for one in said)
+        and "not decided" in said[-1]
+        and "2 seeds are fewer" in said[-1]
+    )
 
 
 def test_no_lead_holds_the_prediction_where_the_intervals_are_narrow_enough() -> None:
@@ -168,6 +173,18 @@ def test_sft_below_ppo_is_a_prediction_of_its_own() -> None:
         paths = planted(lead, 0.05, 6)
         rows = compare_at_equal_kl({"ppo": paths["ppo"], "sft": paths["other"]}, "ppo", (1.0,))
         assert any(one == f'prediction "sft is below ppo at equal KL": {words}' or f"KL\": {words}," in one for one in verdict(rows, "ppo", 6))  # fmt: skip
+
+
+def test_what_many_comparisons_show_by_chance_is_not_told_apart() -> None:
+    def row(name: str, nats: float, value: float, half: float, told: bool) -> dict[str, Any]:
+        gap = Estimate(value, value - half, value + half, 5)
+        return {"method": name, "nats": nats, "measure": "gold_win_rate", "seeds": 5, "difference": gap, "told": told}
+
+    rows = [row("sft", 1, -0.1, 0.02, True), row("sft", 0.5, -0.05, 0.06, False), row("dpo", 1, -0.05, 0.04, False)]
+    told, seems, rest, predicted, _ = verdict(rows, "ppo", 5)
+    assert told == "told apart from ppo: sft at 1 nats -10.0 points (-12.0 to -8.0, 5 seeds)"
+    assert "not among 3 comparisons (Holm): dpo at 1 nats" in seems and rest.startswith("1 of 3 comparisons")
+    assert predicted.endswith("not decided, this n cannot tell at every KL, though it held at 1 nats")
 
 
 def test_a_kl_that_is_not_reached_is_not_compared() -> None:

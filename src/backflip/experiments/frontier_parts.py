@@ -113,14 +113,16 @@ def _at(paths: Mapping[int, Path], measure: str, nats: float) -> dict[int, float
 def verdict(compared: Sequence[Mapping[str, Any]], against: str, seeds: int) -> list[str]:
     """Say how the predictions came out; the last sentence is the one to be read first."""
     rows = [row for row in compared if row["measure"] == "gold_win_rate" and "difference" in row]
-    said = [f"{_words(row)}: {_told(row)}" for row in rows]
+    said = _told(rows, against)
     for method in PREDICTED_BELOW:
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
         below = [row for row in own if row["told"] and row["difference"].high < 0]
         turned = [row for row in own if row["told"] and row["difference"].low > 0]
+        where = " and ".join(f"{row['nats']:g}" for row in below)
         how = "refuted" if turned else "held" if len(below) == len(own) else "not decided, this n cannot tell"
+        how += f" at every KL, though it held at {where} nats" if below and not turned and len(below) < len(own) else ""
         said.append(f'prediction "{method} is below {against} at equal KL": {how}')
     above = [row for row in rows if row["told"] and row["difference"].low > MARGIN]
     within = [row for row in rows if row["difference"].high < MARGIN]
@@ -144,7 +146,16 @@ def _words(row: Mapping[str, Any]) -> str:
     )
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    if row["told"]:
-        return "told apart"
-    return "this n cannot tell them apart" + (f"; about {row['needed']} seeds might" if row["needed"] else "")
+def _told(rows: Sequence[Mapping[str, Any]], against: str) -> list[str]:
+    """Name what is told apart, and what only seems to be: among many comparisons some intervals leave 0 out by chance."""
+    told = [row for row in rows if row["told"]]
+    enough = [row for row in rows if row["difference"].n >= FEWEST_SEEDS]
+    seem = [row for row in enough if not row["told"] and not row["difference"].low <= 0 <= row["difference"].high]
+    said = [f"told apart from {against}: {'; '.join(map(_words, told))}"] if told else []
+    if seem:
+        said.append(
+            f"apart from {against} by themselves, but not among {len(rows)} comparisons (Holm): {'; '.join(map(_words, seem))}"
+        )
+    if rest := len(rows) - len(told) - len(seem):
+        said.append(f"{rest} of {len(rows)} comparisons with {against} at equal KL: this n cannot tell them apart")
+    return said

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backflip.data import Estimate
+from backflip.measures.paired import FEWEST_SEEDS
 from backflip.report.evidence import estimate, number
 from backflip.report.marks import Axis, Dots, Lines, Reference, Series, dot, run_role
 from backflip.report.render import Section
@@ -122,7 +123,9 @@ def _compared(compared: Sequence[Mapping[str, Any]], against: str) -> Table:
             gap, told = f"{row['seeds']} seeds pass it in both", "-"
         else:
             gap = show_gap(value_of(row["difference"]), "share")
-            told = "yes" if row["told"] else cannot_tell(row["needed"], "seeds")
+            found = value_of(row["difference"])
+            alone = found.n >= FEWEST_SEEDS and not found.low <= 0 <= found.high
+            told = "yes" if row["told"] else "only by itself" if alone else cannot_tell(row["needed"], "seeds")
             told += f" (p {show_p(row['p'])}, {show_p(row['p_holm'])} for all)"
         rows.append((Cell(name_of(row["method"])), Cell(f"{row['nats']:g}"), Cell(gap), Cell(told)))
     columns = ("", "at KL, nats", f"gold win rate less {name_of(against)}'s", "told apart?")
