@@ -26,10 +26,10 @@ demo: $(VENV)/.installed
 	$(BIN)/backflip run reviews
 	$(BIN)/backflip report runs/latest
 
-# Three processes: on two cores one waits (for a browser, a server, a killed run) while two work. A file's tests stay in one of them, for they share what is made once.
+# Two processes; a file's tests stay in one of them, for they share what is made once. Three took longer on two cores (lab/LOG.md).
 test: $(VENV)/.developer lint
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ skip into a failure, whatever caused it.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import pwd
@@ -34,19 +35,22 @@ SERVER_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; who runs it then."""
 
 LONGEST = (
+    "test_methods.py",
     "test_web_live.py",
-    "test_control_loop.py",
     "test_resume_after_kill.py",
     "test_atari_reward_run.py",
     "test_arms.py",
+    "test_control_loop.py",
+    "test_method_limits.py",
     "test_ppo_loop.py",
-    "test_control_learning_proof.py",
     "test_web_reviews.py",
+    "test_control_learning_proof.py",
+    "test_reviews_job.py",
     "test_overoptimisation_run.py",
-    "test_methods.py",
+    "test_web_phone.py",
+    "test_learning_proof.py",
     "test_control_run.py",
     "test_methods_run.py",
-    "test_learning_proof.py",
 )
 """Files that begin first, in this order, where several processes share them out: nobody waits for them in the end."""
 
@@ -55,6 +59,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         order = {name: place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives to the end: hundreds of thousands of objects of modules and collected tests."""
+    gc.freeze()
 
 
 def all_required() -> bool:
