@@ -63,7 +63,10 @@ class Planted:
         person = self.somebody[who]
         self.now += 10
         shown = [int(place) for place in self.rng.permutation(2)]
-        assert self.desk.deal(person, query.id, purpose, self.now, 1000.0)
+        if purpose in (ADJUDICATE, DISCUSSED, REPEAT):
+            assert self.desk.deal_own(person, query, purpose, self.now, 1000.0)
+        else:
+            assert self.desk.deal(person, query.id, purpose, self.now, 1000.0)
         on_screen = None if choice is None else shown.index(choice) + 1
         details: dict[str, Any] = {"shown": shown, "instructions": self.book.document("instructions")[0]}
         details |= {"axes": {AXIS: str(on_screen)}, "sub": {SPLIT: SECRET}} if choice is not None else {}
@@ -79,10 +82,8 @@ class Planted:
         self.say(who, query, best if self.rng.random() < RIGHT[who] else 1 - best, purpose)
 
     def again(self, who: str, n: int) -> Query:
-        """Ask somebody the n-th question once more, under an id of its own."""
-        query = replace(question(n), repeat=1000 + list(self.somebody).index(who))
-        self.desk.own(query)
-        return query
+        """Return the n-th question as it is asked of somebody once more, under an id of its own."""
+        return replace(question(n), repeat=1000 + list(self.somebody).index(who))
 
 
 def planted(where: str | Path, pairs: int = 60) -> Planted:
@@ -104,9 +105,7 @@ def planted(where: str | Path, pairs: int = 60) -> Planted:
             study.judge(who, study.again(who, n), REPEAT)
     quarrel = divided(study.store)[0].query
     talk, over = (asked_again(quarrel, purpose) for purpose in (ADJUDICATE, DISCUSSED))
-    study.desk.own(talk)
     study.say("olga", talk, kinder(quarrel), ADJUDICATE)
-    study.desk.own(over)
     study.say("usual", over, kinder(quarrel), DISCUSSED)
     study.people.note_act(study.somebody["olga"].id, SETTLED, {"query": talk.id}, study.now)
     study.say("gone", question(0), 1)

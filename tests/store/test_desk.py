@@ -15,8 +15,9 @@ from sqlalchemy import Connection, func, select
 from backflip.data import Item, Query
 from backflip.errors import DataError, StoreError
 from backflip.store import Store, schema, waiting
-from backflip.store.desk import AHEAD, GOLD, KEPT_LETTERS, STUDY, Desk, Tally, Told, standing
+from backflip.store.desk import GOLD, STUDY, Desk, Tally, Told, standing
 from backflip.store.people import People, Person
+from backflip.store.read_ahead import AHEAD, KEPT_LETTERS
 from backflip.store.study import Known, Study, StudyBook
 from backflip.store.waiting import LEVELS
 

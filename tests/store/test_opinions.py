@@ -30,7 +30,10 @@ FIRST, SECOND, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
 
 def say(store: Store, person: Person, query: Query, answer: tuple[float, ...] | None, purpose: str = STUDY) -> None:
     desk = Desk(store)
-    assert desk.deal(person, query.id, purpose, 0.0, 1000.0)
+    if purpose in (ADJUDICATE, DISCUSSED, REPEAT, PRACTICE):
+        assert desk.deal_own(person, query, purpose, 0.0, 1000.0)
+    else:
+        assert desk.deal(person, query.id, purpose, 0.0, 1000.0)
     assert desk.answer(person, Told(query.id, answer, f"{person.id} {query.id} {purpose}"), 1.0)
 
 
@@ -79,7 +82,6 @@ def test_blind_and_discussed_answers_stand_beside_the_others(
     desk, dee = Desk(store), join(store, "dee")
     for purpose, who in ((ADJUDICATE, [dee]), (DISCUSSED, [people["ann"], dee])):
         query = asked_again(ask(0), purpose)
-        desk.own(query)
         for person in who:
             say(store, person, query, SECOND, purpose)
     assert desk.take(join(store, "eve"), 9, 9, 0.0, 10.0, [STUDY])[0].query.id in {ask(n).id for n in range(4)}
@@ -107,7 +109,6 @@ def test_training_never_hears_checks_exercises_or_talks_by_the_questions_it_aske
     say(store, people["bob"], ask(9), SECOND, TRIAL)
     for purpose in (ADJUDICATE, DISCUSSED):
         query = asked_again(ask(0), purpose)
-        desk.own(query)
         say(store, join(store, purpose), query, SECOND, purpose)
     heard = overseer.answers(0)[0]
     assert len(heard) == 17, "they are there, and would be heard if they answered what was asked"
@@ -131,7 +132,6 @@ def test_only_the_studys_own_questions_and_answers_that_stand_are_counted(
     assert before == ({**dict.fromkeys(STATES, 0), "answered": 4, "judgements": 12, "could_not_judge": 1}, 12)
     for purpose in (ADJUDICATE, DISCUSSED, REPEAT, PRACTICE):
         query = asked_again(ask(0), purpose)
-        desk.own(query)
         say(store, dee, query, None, purpose)
     desk.withdraw(ask(0).id)
     StudyBook(store).add_known([Known(ask(9), FIRST, "why")])

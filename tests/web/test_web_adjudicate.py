@@ -68,8 +68,7 @@ class Quarrel:
         """Let somebody judge a pair a second time, as their queue may ask them to."""
         query = replace(asked_of(who.person, asked), order=(1, 0))
         place = site.app.state.place
-        place.desk.own(query)
-        assert place.desk.deal(who.person, query.id, REPEAT, site.clock(), 1000.0)
+        assert place.desk.deal_own(who.person, query, REPEAT, site.clock(), 1000.0)
         judge_longer(who, next(one for one in who.next(8) if one["id"] == query.id), longer=True)
 
     def again(self, who: Somebody) -> None:

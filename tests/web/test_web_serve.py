@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,26 @@ def served(monkeypatch: pytest.MonkeyPatch, where: Path, look: Callable[[Any], N
     assert main(["serve", str(where), "--port", "0", *options]) == 0
 
 
+def sends_at_once(listener: socket.socket) -> bool:
+    """Return whether what is sent over a connection to this listener, as a server accepts it, leaves at once, however little."""
+
+    async def look() -> bool:
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def came(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            told.set_result(bool(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+            writer.close()
+
+        server = await asyncio.start_server(came, sock=listener)
+        _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+        found = await told
+        writer.close()
+        server.close()
+        return found
+
+    return asyncio.run(look())
+
+
 def failing(app: Any, count: int = 14) -> list[int]:
     """Try to sign in, each time as somebody whom a proxy says comes from another address."""
     browser = TestClient(app, client=("127.0.0.1", 5000), follow_redirects=False)
@@ -49,6 +71,17 @@ def failing(app: Any, count: int = 14) -> list[int]:
 def where(tmp_path: Path) -> Path:
     Store.open(tmp_path / "store.sqlite").close()
     return tmp_path / "store.sqlite"
+
+
+def test_an_answer_does_not_wait_for_the_other_side_between_its_head_and_its_body(
+    monkeypatch: pytest.MonkeyPatch, where: Path
+) -> None:
+    plain = socket.create_server(("127.0.0.1", 0))
+    assert not sends_at_once(plain), "a socket that does not say which protocol it is for"
+    found: list[bool] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: found.append(sends_at_once(sockets[0])))
+    assert main(["serve", str(where), "--port", "0"]) == 0
+    assert found == [True]
 
 
 def test_a_forged_address_is_not_believed(monkeypatch: pytest.MonkeyPatch, where: Path) -> None:

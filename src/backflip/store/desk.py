@@ -7,10 +7,8 @@ are (`people`) and what is shown (`backflip.web`).
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
@@ -20,6 +18,7 @@ from backflip.errors import DataError
 from backflip.store import records, schema, waiting
 from backflip.store.json_text import readable
 from backflip.store.people import Person
+from backflip.store.read_ahead import ReadAhead
 from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store, insert_new, insert_queries
 
@@ -38,11 +37,6 @@ PURPOSES = (STUDY, GOLD, REPEAT, TRIAL, PRACTICE, ADJUDICATE, DISCUSSED)
 KNOWN, OWN = "known", "own"
 """Purposes of questions that are given to nobody unless dealt: those with known answers, those made for one person or for one talk. So
 are those with the purpose PRACTICE (a known answer that is for practice alone) and ADJUDICATE (asked of nobody new)."""
-
-KEPT_QUERIES, KEPT_LETTERS = 1000, 20_000
-"""Questions that a desk keeps in memory, and the letters that one of them may have."""
-AHEAD = 60
-"""Questions that are read at once: four statements for one cost nearly as much as for all of them."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,7 @@ class Desk:
     def __init__(self, store: Store) -> None:
         """Deal out the questions of `store`."""
         self._store, self._database = store, store.database
-        self._read, self._lock = OrderedDict[str, Query](), Lock()
-        self._reads_ahead = True
+        self._read = ReadAhead(store)
 
     def take(
         self,
@@ -110,17 +103,13 @@ class Desk:
         """
         with self._database.transaction("deal") as connection:
             held = waiting.take(connection, person.id, count, overlap, (now, now + hold_seconds), purposes)
-        found = self._queries(held, ahead=STUDY in held.values())
+        found = self._read.by_id(held, ahead=STUDY in held.values())
         return [Held(found[one], purpose) for one, purpose in held.items()]
 
     def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
         """Put one question before this person, for a check or an exercise; False where they hold it or answered it."""
         with self._database.transaction("deal") as connection:
-            claim = _claim(connection, person, query_id)
-            if claim is not None and claim["state"] != "returned":
-                return False
-            waiting.hold(connection, person.id, [query_id], purpose, (now, now + hold_seconds))
-        return True
+            return _deal(connection, person, query_id, purpose, (now, now + hold_seconds))
 
     def remember(self, person: Person, query_id: str, purpose: str, now: float) -> bool:
         """Note that this question was given to this person and that its time is over; False where nobody knows the question.
@@ -134,13 +123,11 @@ class Desk:
             insert_new(connection, schema.claims, [row | {"state": "returned"}])
         return True
 
-    def own(self, query: Query) -> None:
-        """Ask a question that is given to nobody until it is dealt; on the disk when this returns."""
-        table = schema.queries
+    def deal_own(self, person: Person, query: Query, purpose: str, now: float, hold_seconds: float) -> bool:
+        """Ask this person alone a question that is given to nobody unless dealt, on the disk when this returns; False as `deal`."""
         with self._database.transaction("durable") as connection:
-            insert_queries(connection, [query], "open")
-            fresh = update(table).where(table.c.id == query.id, table.c.given == 0)
-            connection.execute(fresh.values(purpose=OWN))
+            _own(connection, query)
+            return _deal(connection, person, query.id, purpose, (now, now + hold_seconds))
 
     def withdraw(self, query_id: str) -> None:
         """Ask nobody new this question of the study: it is about to be talked over."""
@@ -181,39 +168,11 @@ class Desk:
             claim = _claim(connection, person, query_id)
         if claim is None:
             raise DataError("this question was not given to you; load the page again")
-        return Held(self._queries([query_id])[query_id], claim["purpose"])
+        return Held(self.question(query_id), claim["purpose"])
 
-    def _queries(self, ids: Iterable[str], *, ahead: bool = False) -> dict[str, Query]:
-        """Return questions by id; `ahead`: read those that come next with them, where any must be read.
-
-        What was read lately is not read again: it was just shown, and never changes.
-        """
-        wanted = list(ids)
-        found = self._remembered(wanted)
-        if len(found) == len(wanted):
-            return found
-        with self._lock:  # whoever waits here finds what somebody else reads ahead
-            found = self._remembered(wanted)
-            missing = [one for one in wanted if one not in found]
-            if not missing:
-                return found
-            following = self._following() if ahead and self._reads_ahead else []
-            new = self._store.queries_by_id([*missing, *(one for one in following if one not in missing)])
-            short = {one: query for one, query in new.items() if _letters(query) <= KEPT_LETTERS}
-            self._read.update(short)
-            self._reads_ahead = len(short) == len(new)  # what is not kept would be read ahead in vain, every time
-            while len(self._read) > KEPT_QUERIES:
-                self._read.popitem(last=False)
-        return found | {one: new[one] for one in missing if one in new}
-
-    def _remembered(self, ids: Sequence[str]) -> dict[str, Query]:
-        return {one: query for one in ids if (query := self._read.get(one)) is not None}
-
-    def _following(self) -> list[str]:
-        """Return ids of the questions that are given next to whoever asks, but for those that are in memory."""
-        with self._database.transaction("read") as connection:
-            ids = connection.execute(waiting.FOLLOWING, {"level": 0, "most": AHEAD}).scalars().all()
-        return [one for one in ids if one not in self._read]
+    def question(self, query_id: str) -> Query:
+        """Return a question that was asked here."""
+        return self._read.by_id([query_id])[query_id]
 
     def said(self, person: Person) -> list[Judgement]:
         """Return what this person said and did not take back, in order."""
@@ -334,10 +293,6 @@ def standing(judgements: Sequence[Judgement]) -> list[Judgement]:
     return [one for one in judgements if one.note != UNDONE and records.judgement_id(one) not in gone]
 
 
-def _letters(query: Query) -> int:
-    return sum(len(item.content) for item in query.items)
-
-
 _CLAIM = select(schema.claims).where(
     schema.claims.c.query_id == bindparam("query"), schema.claims.c.person_id == bindparam("person")
 )
@@ -375,6 +330,20 @@ _ANSWERED = update(schema.queries).where(schema.queries.c.id == bindparam("query
 
 def _claim(connection: Connection, person: Person, query_id: str) -> Any:
     return connection.execute(_CLAIM, {"query": query_id, "person": person.id}).mappings().first()
+
+
+def _own(connection: Connection, query: Query) -> None:
+    if insert_queries(connection, [query], "open", OWN) == 0:
+        table = schema.queries
+        connection.execute(update(table).where(table.c.id == query.id, table.c.given == 0).values(purpose=OWN))
+
+
+def _deal(connection: Connection, person: Person, query_id: str, purpose: str, span: tuple[float, float]) -> bool:
+    claim = _claim(connection, person, query_id)
+    if claim is not None and claim["state"] != "returned":
+        return False
+    waiting.hold(connection, person.id, [query_id], purpose, span)
+    return True
 
 
 def _set_claim(connection: Connection, person: Person, query_id: str, **values: Any) -> None:

@@ -301,16 +301,20 @@ def _add_items(connection: Connection, items: Iterable[Item]) -> int:
     )
 
 
-def insert_queries(connection: Connection, queries: Iterable[Query], state: str) -> int:
-    """Insert queries with their items and aids, in the caller's transaction; return how many were new."""
+def insert_queries(connection: Connection, queries: Iterable[Query], state: str, purpose: str = "study") -> int:
+    """Insert queries with their items and aids, in the caller's transaction; return how many were new.
+
+    `purpose` is that of the new ones; one that is there already keeps its own.
+    """
     new, table = 0, schema.queries
     for part in _batches(queries):
         rows = [records.query_rows(query, state) for query in part]
         _add_items(connection, (item for query in part for item in query.items))
-        new += insert_new(connection, table, [row for row, _, _ in rows])
+        fresh = insert_new(connection, table, [{**row, "purpose": purpose} for row, _, _ in rows])
+        new += fresh
         insert_new(connection, schema.query_items, [row for _, items, _ in rows for row in items])
         insert_new(connection, schema.aids, [row for _, _, aids in rows for row in aids])
-        if state == "open":
+        if state == "open" and fresh < len(rows):
             asked = [row["id"] for row, _, _ in rows]
             again = and_(table.c.id.in_(asked), table.c.state.in_(("expired", "waiting for aid")))
             connection.execute(update(table).where(again).values(state="open"))

@@ -212,8 +212,7 @@ def _before(here: Place, person: Person, found: Opinions, purpose: str) -> dict[
     query = asked_again(found.query, purpose)
     done = _said_by(person, found.blind if purpose == ADJUDICATE else found.discussed)
     if not done:
-        here.desk.own(query)
-        here.desk.deal(person, query.id, purpose, here.clock(), 60 * here.book.settings().hold_minutes)
+        here.desk.deal_own(person, query, purpose, here.clock(), 60 * here.book.settings().hold_minutes)
     held = [] if done else [here.desk.holding(person, query.id)]
     return {"pairs": [shown(here, person, one) for one in held], "done": int(done), "of": 1, "wait": 0}
 

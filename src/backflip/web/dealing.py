@@ -59,15 +59,22 @@ def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int
     if left < 1:
         return []
     count = min(count, left)
-    for number in range(tally.came + tally.before, tally.came + count):
-        wanted = _wanted(person, study, number)
-        if wanted == STUDY:
-            continue
-        before = number - tally.came
-        if before > tally.before and len(here.desk.take(person, before, study.overlap, now, hold)) < before:
+    first = tally.came + tally.before
+    wanted = {number: _wanted(person, study, number) for number in range(first, tally.came + count)}
+    checks = {number: purpose for number, purpose in wanted.items() if purpose != STUDY}
+    held: list[Held] = []
+    if len(checks) < count:
+        held = here.desk.take(person, count - len(checks), study.overlap, now, hold)
+    for number, purpose in checks.items():
+        place = number - tally.came
+        if place > len(held):
             break  # the study has nothing to put before this check, and checks alone are no study
-        _check(here, person, wanted, number, (now, hold))
-    return here.desk.take(person, count, study.overlap, now, hold)
+        check = _check(here, person, purpose, number, (now, hold))
+        if check is None:
+            held = here.desk.take(person, len(held) + 1, study.overlap, now, hold)
+        else:
+            held.insert(place, check)
+    return held
 
 
 def wait_seconds(here: Place, person: Person, study: Study) -> float:
@@ -93,8 +100,7 @@ def practice(here: Place, person: Person, count: int) -> list[Held]:
     while known and missing > 0 and tried < MOST_TURNS:
         number, place = divmod(turn, len(known))
         exercise = asked_of(person, here.store.query(known[place]), f"practice {number}")
-        here.desk.own(exercise)
-        missing -= here.desk.deal(person, exercise.id, PRACTICE, now, hold)
+        missing -= here.desk.deal_own(person, exercise, PRACTICE, now, hold)
         turn, tried = turn + 1, tried + 1
     return here.desk.take(person, count, 0, now, hold, [PRACTICE])
 
@@ -128,25 +134,24 @@ def _wanted(person: Person, study: Study, number: int) -> str:
     return GOLD if drawn < study.gold_share else REPEAT if drawn < study.gold_share + study.repeat_share else STUDY
 
 
-def _check(here: Place, person: Person, purpose: str, number: int, span: tuple[float, float]) -> None:
-    """Put a silent check or a repetition before the person, where there is one."""
+def _check(here: Place, person: Person, purpose: str, number: int, span: tuple[float, float]) -> Held | None:
+    """Put a silent check or a repetition before the person, where there is one, and return it."""
     now, hold = span
     if purpose == GOLD:
-        for query_id in here.desk.unseen_known(person, 1):
-            here.desk.deal(person, query_id, GOLD, now, hold)
-        return
+        unseen = here.desk.unseen_known(person, 1)
+        if unseen and here.desk.deal(person, unseen[0], GOLD, now, hold):
+            return Held(here.desk.question(unseen[0]), GOLD)
+        return None
     talked = seen(here, person)
     before = [one for one in here.desk.answered_by(person, STUDY, LOOK_BACK)[AGO:] if one not in talked]
     came_again = set(here.desk.answered_by(person, REPEAT, MOST_REPEATS))
     start = int(_share(person.id, str(number), "which") * len(before))
     for query_id in before[start:] + before[:start]:
-        first = here.store.query(query_id)
+        first = here.desk.question(query_id)
         again = replace(asked_of(person, first), order=order_of_first(person, first)[::-1], reason="random")
-        if again.id in came_again:
-            continue
-        here.desk.own(again)
-        if here.desk.deal(person, again.id, REPEAT, now, hold):
-            return
+        if again.id not in came_again and here.desk.deal_own(person, again, REPEAT, now, hold):
+            return Held(again, REPEAT)
+    return None
 
 
 def asked_of(person: Person, first: Query, *why: str) -> Query:
