@@ -112,6 +112,15 @@ def simulated_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads_as_found() -> Iterator[None]:
+    """Let no file leave torch with more threads: where test processes share the processors, they slow all later tests of both, threefold."""
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    yield
+    assert before is None or torch.get_num_threads() == before, "this file left torch with another number of threads"
+
+
 def postgres_program(name: str) -> str | None:
     """Find a program of the PostgreSQL server; Debian keeps them off the PATH, in a folder for each version."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: int(place.parent.name), reverse=True)

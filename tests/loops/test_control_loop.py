@@ -15,7 +15,7 @@ import torch
 from backflip.data import Judgement, Query
 from backflip.errors import ConfigError
 from backflip.loops import control_hearing
-from backflip.loops.control import ControlLoopConfig, ControlParts, train
+from backflip.loops.control import ControlLoopConfig, ControlParts, threads, train
 from backflip.optimise import ppo
 from backflip.policies.actor_critic import ActorCritic, ActorCriticConfig
 from backflip.rewards.clips import ClipFitConfig, ClipRewards
@@ -92,14 +92,13 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_it_asks_what_was_planned_and_learns(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    with start(tmp_path / "run") as run:
+    with start(tmp_path / "run") as run, threads(2):
         parts = parts_of(run, CONFIG)
         before = {name: value.clone() for name, value in parts.policy.state_dict().items()}
         at = train(parts, CONFIG, run)
         assert at.update == 12 and len(at.asked) == len(at.heard) == 20
         assert run.store.counts()["judgements"] == 20
-    assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
     rows = metrics(tmp_path / "run")
     assert [row["step"] for row in rows if row["phase"] == "control"] == list(range(1, 13))
     asked = [row["asked"] for row in rows if row["phase"] == "control"]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, BrowserContext
@@ -18,13 +19,25 @@ from backflip.data import Item, Query
 from backflip.store import Store
 from backflip.store.people import People, Person
 from backflip.store.study import Known, StudyBook
-from backflip.web import sign_in
+from backflip.web import passwords, sign_in
 from backflip.web.app import create_app
 from backflip.web.limits import Limit
 
 from .visitors import PASSWORD, QUIET, Served, Visitor
 
 URL = "http://testserver"
+HASHER = passwords._HASHER
+"""What hashes passwords where nobody waits for tests."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Hash in a thousandth of the time: everybody who comes in in these tests has a password."""
+    quick = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", quick)
+        patch.setattr(passwords, "_NOBODYS", quick.hash("a password that nobody has"))
+        yield
 
 
 @dataclass

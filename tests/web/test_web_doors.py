@@ -23,7 +23,7 @@ from backflip.web.app import create_app
 from backflip.web.guard import HEADERS, ROLES, cookie_of
 from backflip.web.limits import Limit, Tries
 
-from .conftest import ON_BOTH, URL, Site
+from .conftest import HASHER, ON_BOTH, URL, Site
 from .visitors import PASSWORD
 
 OPEN = {"/", "/sign-in", "/join/{token}", "/reset/{token}"}
@@ -222,6 +222,11 @@ def test_two_studies_on_one_machine_do_not_sign_each_others_people_out(site: Sit
         link.symlink_to(Path(site.store.where).parent)
         with Store.open(link / Path(site.store.where).name) as by_link:
             assert cookie_of(again, b"k") == cookie_of(by_link, b"k") != cookie_of(again, b"l")
+
+
+def test_passwords_are_hashed_as_the_library_advises() -> None:
+    kind, _, cost = HASHER.hash("a password").split("$")[1:4]
+    assert kind == "argon2id" and cost == "m=65536,t=3,p=4"
 
 
 def test_passwords_cannot_be_tried_without_end(site: Site) -> None:
