@@ -97,7 +97,6 @@ def _offline(page: Page) -> None:
     page.route("**/judge/answer", lambda route: route.abort())
     page.keyboard.press("1")
     expect(page.locator("#trouble")).to_be_visible()
-    page.unroute("**/judge/answer")
 
 
 READY = "[data-choice='s']:enabled"
