@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from fastapi import HTTPException
 
 from backflip.errors import DataError
 
@@ -24,8 +25,13 @@ Found = TypeVar("Found")
 _NOBODYS = _HASHER.hash("a password that nobody has")
 
 
-class Crowded(Exception):
-    """Too many passwords wait already."""
+class Crowded(HTTPException):
+    """Too many passwords wait already; the answer says when to come again."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        text = "too many people are signing in just now; try again in a few seconds"
+        super().__init__(503, text, {"Retry-After": "5"})
 
 
 async def in_turn(work: Callable[..., Found], *given: object) -> Found:

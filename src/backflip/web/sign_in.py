@@ -55,7 +55,7 @@ async def sign_in(
         right = await in_turn(fits, password, None if found is None else found[1])
     except Crowded:
         here.sign_ins.succeed(*tried, time.monotonic())  # it was not tried
-        raise _crowded() from None
+        raise
     if not right or found is None:
         return show(request, "sign_in.html", status=401, error="Name and password do not fit.", name=name)
     here.sign_ins.succeed(*tried, time.monotonic())
@@ -84,8 +84,6 @@ async def join(
     try:
         secret = await in_turn(hashed, password)
         person = await run_in_threadpool(here.people.join, token, name, secret, here.clock())
-    except Crowded:
-        raise _crowded() from None
     except DataError as error:
         return show(request, "join.html", status=409, token=token, role=role, error=str(error), name=name)
     return await run_in_threadpool(_signed_in, here, person)
@@ -105,8 +103,6 @@ async def reset(request: Request, here: Here, token: str, password: Annotated[st
         raise _too_many()
     try:
         secret = await in_turn(hashed, password)
-    except Crowded:
-        raise _crowded() from None
     except DataError as error:
         return show(request, "reset.html", status=409, token=token, person=person, error=str(error))
     person = await run_in_threadpool(Resets(here.store).use, token, secret, here.clock())
@@ -137,12 +133,6 @@ def _caller(request: Request) -> str:
 
 def _too_many() -> HTTPException:
     return HTTPException(429, "too many attempts; wait a minute and try again")
-
-
-def _crowded() -> HTTPException:
-    return HTTPException(
-        503, "too many people are signing in just now; try again in a few seconds", {"Retry-After": "5"}
-    )
 
 
 def _role_of(request: Request, here: Place, token: str) -> Role:
