@@ -35,22 +35,28 @@ SERVER_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; who runs it then."""
 
 LONGEST = (
-    "test_methods.py",
+    "test_web_accessible.py",
     "test_web_live.py",
+    "test_methods.py",
+    "test_web_misfortune.py",
+    "test_web_reviews.py",
+    "test_web_browser.py",
     "test_resume_after_kill.py",
+    "test_web_phone.py",
     "test_atari_reward_run.py",
     "test_arms.py",
-    "test_control_loop.py",
-    "test_method_limits.py",
     "test_ppo_loop.py",
-    "test_web_reviews.py",
+    "test_atari.py",
     "test_control_learning_proof.py",
+    "test_report_browser.py",
+    "test_web_adjudicate.py",
+    "test_sampler.py",
+    "test_control_loop.py",
     "test_reviews_job.py",
+    "test_web_judging.py",
     "test_overoptimisation_run.py",
-    "test_web_phone.py",
-    "test_learning_proof.py",
-    "test_control_run.py",
-    "test_methods_run.py",
+    "test_crews.py",
+    "test_web_names.py",
 )
 """Files that begin first, in this order, where several processes share them out: nobody waits for them in the end."""
 
