@@ -20,6 +20,8 @@ from backflip.report.wording import show, show_gap, wording
 
 BEST = "best_of_n"
 ENDS = ("gold_win_rate", "gold", "kl_nats_per_sequence", "distinct2_ratio", "length_ratio", "entropy_nats")
+FAR = 4.0
+"""How many times as far as the middle one a path goes where all are shown on a square-root scale: on a plain one it presses them together."""
 BUDGET = ("labels", "updates", "tokens_trained", "answers_sampled", "tokens_sampled", "seconds")
 
 
@@ -79,15 +81,18 @@ def _paths(measure: str, paths: Mapping[str, Any], roles: Mapping[str, str]) -> 
         )
         series.append(Series(name_of(name), roles[name], x, y, notes=notes, mark="both"))
     references = (Reference("no better than base", 0.5),) if words.unit == "share" else ()
+    ends = sorted(one.x[-1] for one in series if one.x)
+    far = bool(ends) and ends[-1] > FAR * ends[len(ends) // 2]
     return Lines(
         f"frontier-{measure}",
         f"{words.label} against KL",
         words.meaning,
-        Axis("KL from the unprompted base, nats an answer", "nats", low=0.0, root_choice=True),
+        Axis("KL from the unprompted base, nats an answer", "nats", low=0.0, root_choice=True, rooted=far),
         Axis(words.label, words.unit),
         tuple(series),
         references,
         nearest="point",
+        wide=True,
     )  # fmt: skip
 
 

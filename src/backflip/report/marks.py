@@ -34,6 +34,8 @@ class Axis:
     high: float | None = None
     root_choice: bool = False
     """Offer the square root as a scale, on which over-optimisation curves are read (Gao et al. 2022)."""
+    rooted: bool = False
+    """Begin on that scale."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Lines:
     references: tuple[Reference, ...] = ()
     nearest: Literal["x", "point"] = "x"
     """Whether pointing reads every series at one x, or the single nearest point."""
+    wide: bool = False
+    """Give it the whole width of the page: many curves."""
     kind: Literal["lines"] = "lines"
 
     def as_json(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 /** Draw a figure of kind `lines` into `figure`; returns { redraw, mark } for linked figures. */
 function drawLines(figure, spec) {
   const hidden = new Set();
-  let root = false;
+  let root = spec.x.rooted;
   let picked = null;
   let drawn = null;
   const tip = html("div", { class: "tip", hidden: true });
@@ -30,7 +30,7 @@ function drawLines(figure, spec) {
       }
     }
     if (spec.x.root_choice) {
-      const button = html("button", { type: "button", "aria-pressed": "false", onclick: () => {
+      const button = html("button", { type: "button", "aria-pressed": String(root), onclick: () => {
         root = !root;
         button.setAttribute("aria-pressed", String(root));
         redraw();
@@ -44,7 +44,7 @@ function drawLines(figure, spec) {
 
   function redraw() {
     const width = Math.max(240, figure.clientWidth);
-    const height = spec.references.some((one) => one.y === null) ? Math.min(340, width) : width < 420 ? 220 : 250;
+    const height = spec.references.some((one) => one.y === null) ? Math.min(340, width) : width < 420 ? 220 : spec.wide ? 400 : 250;
     const series = shown();
     const references = spec.references.filter((one) => one.y !== null).map((one) => one.y);
     const [lowX, highX] = range(series.flatMap((one) => one.x), spec.x, spec.nearest === "point" ? 0.04 : 0);
@@ -107,9 +107,15 @@ function drawLines(figure, spec) {
     }
     if (one.mark !== "line" || one.x.length === 1) {
       const cloud = one.mark === "points" && one.x.length > 40;
-      one.x.forEach((value, place) => group.append(svg("circle", { class: cloud ? "point cloud" : "point", cx: x(value).toFixed(1), cy: y(one.y[place]).toFixed(1), r: cloud ? 3 : 3.5 })));
+      one.x.forEach((value, place) => group.append(point(one, x(value), y(one.y[place]), cloud)));
     }
     return group;
+  }
+
+  /** Return a dot, or a diamond for what trains nothing: it shares its colour with a method that does. */
+  function point(one, cx, cy, cloud) {
+    if (one.role === "best_of_n") return svg("path", { class: "point", d: `M${cx.toFixed(1)} ${(cy - 5).toFixed(1)}l5 5l-5 5l-5 -5z` });
+    return svg("circle", { class: cloud ? "point cloud" : "point", cx: cx.toFixed(1), cy: cy.toFixed(1), r: cloud ? 3 : 3.5 });
   }
 
   function ends(series) {
