@@ -122,9 +122,12 @@ def simulated_here() -> Iterator[None]:
 def threads_as_found() -> Iterator[None]:
     """Let no file leave torch with more threads: where test processes share the processors, they slow all later tests of both, threefold."""
     torch = sys.modules.get("torch")
-    before = None if torch is None else torch.get_num_threads()
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
     yield
-    assert before is None or torch.get_num_threads() == before, "this file left torch with another number of threads"
+    assert torch.get_num_threads() == before, "this file left torch with another number of threads"
 
 
 def postgres_program(name: str) -> str | None:
