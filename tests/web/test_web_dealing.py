@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -27,7 +28,7 @@ def ann(site: Site, monkeypatch: pytest.MonkeyPatch) -> Person:
 
 def ask(site: Site, ann: Person, study: Study, count: int) -> list[Held]:
     place = site.app.state.place
-    return dealing.next_for(place, ann, study, place.desk.tally(ann), count)
+    return dealing.next_for(place, ann, study, place.desk.tally(ann, site.clock()), count)
 
 
 def judge(site: Site, ann: Person, held: Held) -> None:
@@ -67,7 +68,7 @@ def test_what_was_drawn_for_a_place_does_not_hang_on_how_many_are_asked_for(
     for count in (3, 4, 1, 8, 3, 2, 6, 3) * 4:
         held = ask(site, ann, study, count)
         again = ask(site, ann, study, count)
-        assert {one.query.id for one in again} == {one.query.id for one in held}, "a reload draws nothing"
+        assert again == held, "a reload draws nothing, and changes nothing that would show which pair is a check"
         judge(site, ann, held[0])
         done.append(held[0].purpose)
     tally = site.app.state.place.desk.tally(ann)
@@ -105,3 +106,50 @@ def test_a_pair_comes_again_once_and_then_another_one(site: Site, ann: Person) -
         if held[0].purpose == REPEAT:
             again.append(frozenset(item.id for item in held[0].query.items))
     assert len(again) == len(set(again)) > 18
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_an_answer_that_arrives_while_pairs_are_drawn_costs_no_check(
+    site: Site, ann: Person, known: Callable[[int], list[Known]], count: int
+) -> None:
+    """Pages send an answer and ask for more at the same moment: what they had is looked at before the answer, and pairs are given after it."""
+    site.store.add_queries([pair(n) for n in range(1000, 1150)])
+    site.book.add_known(known(80))
+    study, place = Study(gold_share=0.3, repeat_share=0.0), site.app.state.place
+    held = ask(site, ann, study, count)
+    for _ in range(100):
+        tally = place.desk.tally(ann, site.clock())
+        judge(site, ann, held[0])
+        held = dealing.next_for(place, ann, study, tally, count)
+    tally = place.desk.tally(ann)
+    drawn = [dealing._wanted(ann, study, number) for number in range(tally.came + tally.before)]
+    assert tally.done[GOLD] + tally.held.get(GOLD, 0) == drawn.count(GOLD) > 20
+
+
+def test_pairs_that_were_left_lying_are_drawn_anew(
+    site: Site, ann: Person, known: Callable[[int], list[Known]]
+) -> None:
+    site.store.add_queries([pair(n) for n in range(1000, 1150)])
+    site.book.add_known(known(80))
+    study, place = Study(gold_share=0.3, repeat_share=0.0, hold_minutes=30), site.app.state.place
+    for _ in range(30):
+        judge(site, ann, ask(site, ann, study, 3)[0])
+        site.clock.now += 3600.0
+    tally = place.desk.tally(ann, site.clock())
+    drawn = [dealing._wanted(ann, study, number) for number in range(tally.came)]
+    assert tally.before == 0 and tally.done[GOLD] == drawn.count(GOLD) > 3
+
+
+def test_two_windows_at_the_same_moment_draw_each_place_once(site: Site, known: Callable[[int], list[Known]]) -> None:
+    site.store.add_queries([pair(n) for n in range(1000, 1150)])
+    site.book.add_known(known(80))
+    site.book.change(Study(gold_share=0.4, repeat_share=0.0), "test", site.clock())
+    bea = site.come("Bea")
+    for _ in range(20):
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda _: bea.next(3), range(2))
+        assert [one["id"] for one in first] == [one["id"] for one in second] and len(first) == 3
+        bea.send(first[0]["id"])
+    tally = site.app.state.place.desk.tally(bea.person)
+    drawn = [dealing._wanted(bea.person, site.book.settings(), number) for number in range(tally.came + tally.before)]
+    assert tally.done.get(GOLD, 0) + tally.held.get(GOLD, 0) == drawn.count(GOLD)

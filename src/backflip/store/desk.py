@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Double, and_, bindparam, exists, func, insert, or_, select, update
 
 from backflip.data import Judgement, Query
 from backflip.errors import DataError
@@ -21,6 +22,7 @@ from backflip.store.people import Person
 from backflip.store.read_ahead import ReadAhead
 from backflip.store.records import UNDONE
 from backflip.store.store import PAGE, Store, insert_new, insert_queries
+from backflip.store.waiting import Taken
 
 STUDY, GOLD, REPEAT, TRIAL = waiting.STUDY, "gold", "repeat", "trial"
 """What a question is before somebody for: to learn from; a silent check against a known answer; a check against themselves; to learn
@@ -45,6 +47,7 @@ class Held:
 
     query: Query
     purpose: str
+    since: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Desk:
         """Deal out the questions of `store`."""
         self._store, self._database = store, store.database
         self._read = ReadAhead(store)
+        self._turns: dict[str, Lock] = {}
 
     def take(
         self,
@@ -96,20 +100,26 @@ class Desk:
         now: float,
         hold_seconds: float,
         purposes: Sequence[str] = QUEUE,
+        places: Sequence[int] | None = None,
     ) -> list[Held]:
         """Return up to `count` questions that this person holds now: those of these purposes held already first, then new ones.
 
-        Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
+        `places`: which of this person's questions new ones are, one each, and no more are given; None: as many as are missing. Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
         with self._database.transaction("deal") as connection:
-            held = waiting.take(connection, person.id, count, overlap, (now, now + hold_seconds), purposes)
-        found = self._read.by_id(held, ahead=STUDY in held.values())
-        return [Held(found[one], purpose) for one, purpose in held.items()]
+            span = (now, now + hold_seconds)
+            held = waiting.take(connection, person.id, count, overlap, span, purposes, places)
+        found = self._read.by_id(held, ahead=any(of.purpose == STUDY for of in held.values()))
+        return [Held(found[one], of.purpose, of.since) for one, of in held.items()]
 
-    def deal(self, person: Person, query_id: str, purpose: str, now: float, hold_seconds: float) -> bool:
+    def turn(self, person: Person) -> Lock:
+        """Return what whoever looks at a person's place and then deals to it holds: two windows of theirs ask one after the other."""
+        return self._turns.setdefault(person.id, Lock())
+
+    def deal(self, person: Person, query_id: str, purpose: str, since: float, hold_seconds: float) -> bool:
         """Put one question before this person, for a check or an exercise; False where they hold it or answered it."""
         with self._database.transaction("deal") as connection:
-            return _deal(connection, person, query_id, purpose, (now, now + hold_seconds))
+            return _deal(connection, person, query_id, Taken(purpose, since), since + hold_seconds)
 
     def remember(self, person: Person, query_id: str, purpose: str, now: float) -> bool:
         """Note that this question was given to this person and that its time is over; False where nobody knows the question.
@@ -123,11 +133,11 @@ class Desk:
             insert_new(connection, schema.claims, [row | {"state": "returned"}])
         return True
 
-    def deal_own(self, person: Person, query: Query, purpose: str, now: float, hold_seconds: float) -> bool:
+    def deal_own(self, person: Person, query: Query, purpose: str, since: float, hold_seconds: float) -> bool:
         """Ask this person alone a question that is given to nobody unless dealt, on the disk when this returns; False as `deal`."""
         with self._database.transaction("durable") as connection:
             _own(connection, query)
-            return _deal(connection, person, query.id, purpose, (now, now + hold_seconds))
+            return _deal(connection, person, query.id, Taken(purpose, since), since + hold_seconds)
 
     def withdraw(self, query_id: str) -> None:
         """Ask nobody new this question of the study: it is about to be talked over."""
@@ -270,10 +280,10 @@ class Desk:
             connection.execute(update(queries).where(alone).values(state="open"))
         return self._store.query(claim["query_id"])
 
-    def tally(self, person: Person) -> Tally:
-        """Return how many questions this person has answered and holds."""
+    def tally(self, person: Person, now: float = 0.0) -> Tally:
+        """Return how many questions this person has answered and holds; given the time, without those whose time is over."""
         with self._database.transaction("read") as connection:
-            rows = connection.execute(_TALLY, {"person": person.id}).all()
+            rows = connection.execute(_TALLY, {"person": person.id, "now": now}).all()
         return Tally(*({row.purpose: row.n for row in rows if row.state == state} for state in ("done", "held")))
 
     def answered_between(self, person: Person, start: float, end: float) -> int:
@@ -321,7 +331,13 @@ _STANDS = (
 )
 _TALLY = (
     select(schema.claims.c.purpose, schema.claims.c.state, func.count().label("n"))
-    .where(schema.claims.c.person_id == bindparam("person"), schema.claims.c.state.in_(("done", "held")))
+    .where(schema.claims.c.person_id == bindparam("person"))
+    .where(
+        or_(
+            schema.claims.c.state == "done",
+            and_(schema.claims.c.state == "held", schema.claims.c.until >= bindparam("now", type_=Double)),
+        )
+    )
     .group_by(schema.claims.c.purpose, schema.claims.c.state)
 )
 _RECORD = insert(schema.judgements).inline()
@@ -338,11 +354,11 @@ def _own(connection: Connection, query: Query) -> None:
         connection.execute(update(table).where(table.c.id == query.id, table.c.given == 0).values(purpose=OWN))
 
 
-def _deal(connection: Connection, person: Person, query_id: str, purpose: str, span: tuple[float, float]) -> bool:
+def _deal(connection: Connection, person: Person, query_id: str, of: Taken, until: float) -> bool:
     claim = _claim(connection, person, query_id)
     if claim is not None and claim["state"] != "returned":
         return False
-    waiting.hold(connection, person.id, [query_id], purpose, span)
+    waiting.hold(connection, person.id, {query_id: of}, until)
     return True
 
 

@@ -6,10 +6,10 @@ question. Every function works in the caller's deal (`database.py`): nobody else
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
@@ -33,6 +33,8 @@ from backflip.store import schema
 STUDY = "study"
 LEVELS = 4
 """Numbers of people who have a question already that one statement looks through, the highest first."""
+STEP, PLACES = 1e-6, 1000
+"""Seconds between the places of questions that are given at one moment, and how many places there are before they come round again."""
 CLOCK_SECONDS = 3600.0
 """How far a clock may be set back before questions that people hold are thought to be over."""
 
@@ -40,53 +42,74 @@ _claims, _queries = schema.claims, schema.queries
 _PERSON = bindparam("person", type_=String)
 
 
+class Taken(NamedTuple):
+    """What a question is before somebody for, and since when: in that order they come, also after the page is loaded again."""
+
+    purpose: str
+    since: float
+
+
 @dataclass
 class Seen:
-    """What one look found: `over`, questions with the people whose time is over; `held`, ids and purposes; `new`, ids."""
+    """What one look found: `over`, questions with the people whose time is over; `held`, ids, purposes and since when; `new`, ids."""
 
     over: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    held: dict[str, str] = field(default_factory=dict[str, str])
+    held: dict[str, Taken] = field(default_factory=dict[str, "Taken"])
     new: list[str] = field(default_factory=list[str])
 
 
 def take(
-    connection: Connection, person_id: str, count: int, overlap: int, span: tuple[float, float], purposes: Sequence[str]
-) -> dict[str, str]:
-    """Return up to `count` questions that this person holds from now on, with their purposes: see `Desk.take`."""
+    connection: Connection,
+    person_id: str,
+    count: int,
+    overlap: int,
+    span: tuple[float, float],
+    purposes: Sequence[str],
+    places: Sequence[int] | None = None,
+) -> dict[str, Taken]:
+    """Return up to `count` questions that this person holds from now on: see `Desk.take`."""
     asked = {"person": person_id, "count": count, "purposes": list(purposes), "now": span[0]}
     asked["far"] = span[1] + CLOCK_SECONDS
     levels = _levels(overlap)
     seen = _look(connection, next(levels), asked)
+    lost = {query_id for query_id, whose in seen.over if whose == person_id}
+    held = dict([(one, taken) for one, taken in seen.held.items() if one not in lost][:count])
+    # What this person is answering at this moment, in another window, is no longer theirs. Before anything is given back: whoever
+    # answers goes from the claim to the question, and so must this, or each waits for the other.
+    if held:
+        mine = set(connection.execute(_RENEW, {"person": person_id, "ids": list(held), "til": span[1]}).scalars())
+        held = {one: taken for one, taken in held.items() if one in mine}
     if seen.over:
         _give_back(connection, seen.over)
         levels = _levels(overlap)
         seen = _look(connection, next(levels), asked)
-    held, new = dict(list(seen.held.items())[:count]), seen.new
+    new, wanted = seen.new, count - len(held)
+    if places is not None:
+        wanted = min(wanted, len(places))
     for more in levels:
-        if len(held) + len(new) >= count:
+        if len(new) >= wanted:
             break
         new += _look(connection, more, asked).new
-    if held:  # but for what this person is answering at this moment, in another window
-        mine = set(connection.execute(_RENEW, {"person": person_id, "ids": list(held), "til": span[1]}).scalars())
-        held = {one: purpose for one, purpose in held.items() if one in mine}
-    new = new[: count - len(held)]
-    hold(connection, person_id, new, STUDY, span)
-    return held | dict.fromkeys(new, STUDY)
+    new = [one for one in new if one not in held][:wanted]
+    since = [span[0]] * len(new) if places is None else [since_of(span[0], place) for place in places[: len(new)]]
+    given = {one: Taken(STUDY, at) for one, at in zip(new, since, strict=True)}
+    hold(connection, person_id, given, span[1])
+    return held | given
 
 
-def hold(
-    connection: Connection, person_id: str, query_ids: Sequence[str], purpose: str, span: tuple[float, float]
-) -> None:
+def since_of(now: float, place: int) -> float:
+    """Return since when the `place`-th question of a person is before them: a little later for each, so that their order stays."""
+    return now + STEP * (place % PLACES)
+
+
+def hold(connection: Connection, person_id: str, given: Mapping[str, Taken], until: float) -> None:
     """Put questions before a person who does not hold them and did not answer them, perhaps gave them back."""
-    if not query_ids:
+    if not given:
         return
-    since, until = span
-    rows = [
-        {"query_id": one, "person_id": person_id, "purpose": purpose, "state": "held", "since": since, "until": until}
-        for one in query_ids
-    ]
+    person = {"person_id": person_id, "state": "held", "until": until}
+    rows = [{"query_id": one, "purpose": of.purpose, "since": of.since, **person} for one, of in given.items()]
     connection.execute(_HOLD[connection.dialect.name], rows)
-    connection.execute(_GIVEN, {"ids": list(query_ids)})
+    connection.execute(_GIVEN, {"ids": list(given)})
 
 
 def _levels(overlap: int) -> Iterator[tuple[int, ...]]:
@@ -108,7 +131,8 @@ def _look(connection: Connection, levels: tuple[int, ...], asked: dict[str, Any]
             held.append(row)
         else:
             new[row.level].append(row)
-    seen.held = {row.query_id: row.purpose for row in sorted(held, key=lambda row: row.since)}
+    held.sort(key=lambda row: (row.since, row.query_id))
+    seen.held = {row.query_id: Taken(row.purpose, row.since) for row in held}
     seen.new = [row.query_id for level in levels for row in sorted(new[level], key=lambda row: row.since)]
     return seen
 

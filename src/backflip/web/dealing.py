@@ -12,6 +12,7 @@ from backflip.data import Query, digest
 from backflip.store.desk import GOLD, PRACTICE, REPEAT, STUDY, TRIAL, Held, Tally
 from backflip.store.people import Person
 from backflip.store.study import Study
+from backflip.store.waiting import since_of
 from backflip.web.guard import Place
 
 TRIAL_PAIRS = 10
@@ -60,20 +61,23 @@ def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int
         return []
     count = min(count, left)
     first = tally.came + tally.before
+    # No more new ones than these: an answer that arrives meanwhile makes room for another, whose place is drawn when that is asked for.
     wanted = {number: _wanted(person, study, number) for number in range(first, tally.came + count)}
-    checks = {number: purpose for number, purpose in wanted.items() if purpose != STUDY}
-    held: list[Held] = []
-    if len(checks) < count:
-        held = here.desk.take(person, count - len(checks), study.overlap, now, hold)
-    for number, purpose in checks.items():
-        place = number - tally.came
-        if place > len(held):
+    places = [number for number, purpose in wanted.items() if purpose == STUDY]
+    held = here.desk.take(person, count, study.overlap, now, hold, places=places)
+    old = len(held) - sum(one.since in {since_of(now, place) for place in places} for one in held)
+    for number, purpose in wanted.items():
+        if purpose == STUDY:
+            continue
+        if number - first > len(held) - old:
             break  # the study has nothing to put before this check, and checks alone are no study
-        check = _check(here, person, purpose, number, (now, hold))
+        check = _check(here, person, purpose, number, (since_of(now, number), hold))
         if check is None:
-            held = here.desk.take(person, len(held) + 1, study.overlap, now, hold)
+            more = here.desk.take(person, len(held) + 1, study.overlap, now, hold, places=[number])
+            held += [one for one in more if one.since == since_of(now, number)]
         else:
-            held.insert(place, check)
+            held.append(check)
+        held[old:] = sorted(held[old:], key=lambda one: one.since)
     return held
 
 
@@ -140,7 +144,7 @@ def _check(here: Place, person: Person, purpose: str, number: int, span: tuple[f
     if purpose == GOLD:
         unseen = here.desk.unseen_known(person, 1)
         if unseen and here.desk.deal(person, unseen[0], GOLD, now, hold):
-            return Held(here.desk.question(unseen[0]), GOLD)
+            return Held(here.desk.question(unseen[0]), GOLD, now)
         return None
     talked = seen(here, person)
     before = [one for one in here.desk.answered_by(person, STUDY, LOOK_BACK)[AGO:] if one not in talked]
@@ -150,7 +154,7 @@ def _check(here: Place, person: Person, purpose: str, number: int, span: tuple[f
         first = here.desk.question(query_id)
         again = replace(asked_of(person, first), order=order_of_first(person, first)[::-1], reason="random")
         if again.id not in came_again and here.desk.deal_own(person, again, REPEAT, now, hold):
-            return Held(again, REPEAT)
+            return Held(again, REPEAT, now)
     return None
 
 

@@ -160,8 +160,10 @@ def next_pairs(here: Here, session: Somebody, count: int = AHEAD) -> Response:
     """Return the pairs now before somebody, the first one first."""
     person = may_judge(session)
     study, _ = here.book.in_force(session.edition)
-    tally = here.desk.tally(person)
-    held = dealing.next_for(here, person, study, tally, max(1, min(count, MOST)))
+    with here.desk.turn(person):
+        # A trial counts what lies before somebody though its time is over: those pairs, and no others, come back to them.
+        tally = here.desk.tally(person, 0.0 if person.state == "trial" else here.clock())
+        held = dealing.next_for(here, person, study, tally, max(1, min(count, MOST)))
     # Made into JSON here: what is of plain types alone needs no look at each of them by the framework.
     return JSONResponse(
         {
