@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, event, func, select
 
 from backflip.data import Item, Query
 from backflip.errors import DataError, StoreError
@@ -248,3 +248,23 @@ def test_media_are_kept_once(store: Store) -> None:
     store.add_media("i", "video/mp4", b"another")
     assert store.media("i") == ("video/mp4", b"\x00film") and store.has_media("i")
     assert store.media("j") is None and not store.has_media("j")
+
+
+def test_who_gives_back_never_waits_for_a_claim_with_a_question_in_hand(store: Store, ask: Ask) -> None:
+    """Whoever answers goes from the claim to the question; were a deal to go the other way, each could wait for the other."""
+    store.add_queries([ask(n) for n in range(3)])
+    desk, ann, bob = Desk(store), join(store, "ann"), join(store, "bob")
+    assert len(desk.take(bob, 1, 2, 0.0, 10.0)) == 1 and len(desk.take(ann, 1, 2, 20.0, 100.0)) == 1
+    told: list[str] = []
+
+    def note(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        told.append(" ".join(statement.split()))
+
+    event.listen(store.database._engine, "before_cursor_execute", note)
+    assert len(desk.take(bob, 1, 2, 5.0, 10.0)) == 1
+    told.clear()
+    held = desk.take(ann, 2, 2, 40.0, 100.0)
+    event.remove(store.database._engine, "before_cursor_execute", note)
+    assert len(held) == 2
+    order = [one.split(" SET ")[0] for one in told if one.startswith("UPDATE")]
+    assert order == ["UPDATE claims", "UPDATE claims", "UPDATE queries", "UPDATE queries"], told

@@ -29,8 +29,11 @@ def main(argv: Sequence[str]) -> int:
     from backflip.store.asked_lines import import_asked
     from backflip.store.interchange import export_pairs, import_pairs, undecided_file
     from backflip.store.known_lines import import_known
+    from backflip.store.pair_files import check_file
 
     where = store_of(found.store, must_exist=out)
+    if not out:
+        check_file(found.file)
     with Store.open(where, mode="read" if out else "write") as store:
         if not out and (found.known or found.ask):
             print(f"read {(import_known if found.known else import_asked)(store, found.file)} into {where}")
@@ -62,5 +65,8 @@ def store_of(name: str, *, must_exist: bool) -> str | Path:
             return str(server)
         path = record.path / "store.sqlite"
     if must_exist and not path.is_file():
-        raise ConfigError(f"no store at {path}; expected a run folder, a SQLite file or a postgresql:// URL")
+        raise ConfigError(
+            f"no store at {path}; expected a run folder, a SQLite file or a postgresql:// URL; "
+            f"`backflip import {path.name} pairs.jsonl --ask` makes one of pairs that people shall judge"
+        )
     return path

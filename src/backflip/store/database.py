@@ -114,7 +114,7 @@ class Database:
             return
         if self.mode == "read":
             if not found:
-                made = "expected a store that a run, `backflip import` or `backflip serve` made"
+                made = "expected a store that a run or `backflip import` made"
                 raise StoreError(f"{self.name} has no tables of backflip; {made}")
             what = f"schema {found}, older than {schema.REVISIONS[-1]}"
             remedy = (

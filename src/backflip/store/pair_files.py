@@ -31,14 +31,19 @@ def check_ending(path: Path) -> str:
     )
 
 
+def check_file(path: Path) -> None:
+    """Raise DataError where there is no such file."""
+    if not path.is_file():
+        raise DataError(f"no file {path}; give the path of a .jsonl or .parquet file of preference pairs")
+
+
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield each row with its number from 1; where a line is no JSON, a `DataError` in place of the row.
 
     Blank lines are passed over. Raises DataError where the file as a whole cannot be read.
     """
     place = check_ending(path)
-    if not path.is_file():
-        raise DataError(f"no file {path}; give the path of a .jsonl or .parquet file of preference pairs")
+    check_file(path)
     return _read_file(path) if place == "line" else _read_parquet(path)
 
 

@@ -10,8 +10,8 @@ from backflip.data import Query
 from backflip.store import waiting
 from backflip.store.store import Store
 
-KEPT_QUERIES, KEPT_LETTERS = 3000, 20_000
-"""Questions that are kept in memory, and the letters that one of them may have."""
+KEPT_QUERIES, KEPT_LETTERS, ALL_LETTERS = 3000, 20_000, 20_000_000
+"""Questions that are kept in memory, the letters that one of them may have, and those that all of them may have together."""
 AHEAD = 60
 """Questions that are read at once: four statements for one cost nearly as much as for all of them."""
 
@@ -22,7 +22,7 @@ class ReadAhead:
     def __init__(self, store: Store) -> None:
         """Read from `store`."""
         self._store = store
-        self._kept, self._lock = OrderedDict[str, Query](), Lock()
+        self._kept, self._lock, self._letters = OrderedDict[str, Query](), Lock(), 0
         self._reads_ahead = True
 
     def by_id(self, ids: Iterable[str], *, ahead: bool = False) -> dict[str, Query]:
@@ -42,10 +42,12 @@ class ReadAhead:
             following = self._following() if ahead and self._reads_ahead else []
             new = self._store.queries_by_id([*missing, *(one for one in following if one not in missing)])
             short = {one: query for one, query in new.items() if _letters(query) <= KEPT_LETTERS}
+            for one in short.keys() - self._kept.keys():
+                self._letters += _letters(short[one])
             self._kept.update(short)
             self._reads_ahead = len(short) == len(new)  # what is not kept would be read ahead in vain, every time
-            while len(self._kept) > KEPT_QUERIES:
-                self._kept.popitem(last=False)
+            while len(self._kept) > KEPT_QUERIES or self._letters > ALL_LETTERS:
+                self._letters -= _letters(self._kept.popitem(last=False)[1])
         return found | {one: new[one] for one in missing if one in new}
 
     def _remembered(self, ids: Sequence[str]) -> dict[str, Query]:
@@ -59,4 +61,5 @@ class ReadAhead:
 
 
 def _letters(query: Query) -> int:
-    return sum(len(item.content) for item in query.items)
+    items = sum(len(item.prompt) + len(item.content) + len(repr(item.payload)) for item in query.items)
+    return items + sum(len(aid.text) for aid in query.aids)
