@@ -178,7 +178,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for given, said in (
         ([tmp_path / "none.sqlite"], "ConfigError: no store at"),
         ([text], "the file is something else, or damaged"),
-        ([empty], "has no tables of backflip; expected a store that a run, `backflip import` or `backflip serve` made"),
+        ([empty], "has no tables of backflip; expected a store that a run or `backflip import` made"),
         ([other], "has no tables of backflip"),
         ([newer], "has schema 9999, newer than"),
         ([unjudged], "DataError: nobody's judgement is in"),
