@@ -65,7 +65,8 @@ def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int
     wanted = {number: _wanted(person, study, number) for number in range(first, tally.came + count)}
     places = [number for number, purpose in wanted.items() if purpose == STUDY]
     held = here.desk.take(person, count, study.overlap, now, hold, places=places)
-    old = len(held) - sum(one.since in {since_of(now, place) for place in places} for one in held)
+    moments = {since_of(now, place) for place in places}
+    old = sum(one.since not in moments for one in held)
     for number, purpose in wanted.items():
         if purpose == STUDY:
             continue
