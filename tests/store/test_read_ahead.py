@@ -9,18 +9,18 @@ from backflip.store import Store, read_ahead
 from backflip.store.read_ahead import ReadAhead
 
 
-def long(n: int, letters: int, where: str) -> Query:
+def long(n: int, letters: int, part: str) -> Query:
     """A question with much text in one of its parts."""
     text = "x" * letters
-    prompt, payload = (f"{text if where == 'prompt' else ''}{n}", {"sources": text} if where == "payload" else {})
-    aids = (Aid("ann", text),) if where == "aid" else ()
+    prompt, payload = (f"{text if part == 'prompt' else ''}{n}", {"sources": text} if part == "payload" else {})
+    aids = (Aid("ann", text),) if part == "aid" else ()
     return Query(tuple(Item(prompt, f"answer {k}", payload) for k in (0, 1)), "Which is better?", aids=aids)
 
 
-@pytest.mark.parametrize("where", ["prompt", "payload", "aid"])
-def test_what_is_kept_is_bounded_in_all(store: Store, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+@pytest.mark.parametrize("part", ["prompt", "payload", "aid"])
+def test_what_is_kept_is_bounded_in_all(store: Store, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     monkeypatch.setattr(read_ahead, "ALL_LETTERS", 40_000)
-    queries = [long(n, 4000, where) for n in range(20)]
+    queries = [long(n, 4000, part) for n in range(20)]
     store.add_queries(queries)
     kept = ReadAhead(store)
     for _ in range(2):

@@ -104,7 +104,8 @@ class Desk:
     ) -> list[Held]:
         """Return up to `count` questions that this person holds now: those of these purposes held already first, then new ones.
 
-        `places`: which of this person's questions new ones are, one each, and no more are given; None: as many as are missing. Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
+        `places`: which of this person's questions new ones are, one each, and no more are given; None: as many as are missing.
+        Each question is held by, or was answered by, at most `overlap` people; those that others have answered come first.
         """
         with self._database.transaction("deal") as connection:
             span = (now, now + hold_seconds)
