@@ -59,6 +59,8 @@ def test_who_scrolls_within_a_side_is_there_and_idles_once_the_page_is_left_alon
     page.clock.run_for(300_000)
     timing = told(ann, served)
     # Without what is said within a side, 55 s were seen. The browser may tell of the last turn late, while the clock of ours already goes on.
+    # That clock is put on by us and goes on by itself besides: what a busy machine took is in all of it.
     there, late = TURNS * BETWEEN_SECONDS + 30, 30
-    assert there - 1 <= timing["visible"] <= there + late, timing
+    by_itself = timing["whole"] - (TURNS * BETWEEN_SECONDS + 300)
+    assert there - 1 <= timing["visible"] <= there + late + by_itself, timing
     assert 265 - late <= timing["idle"] <= 272, timing
