@@ -73,10 +73,10 @@ def test_the_store_of_a_run_is_meant_by_its_folder(tmp_path: Path, capsys: pytes
 
 
 def test_a_file_that_is_not_there_leaves_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", str(tmp_path / "new.sqlite"), str(tmp_path / "nofile.jsonl"), "--ask"]) == 2
-    assert "no file" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    said = failure(capsys, "import", str(tmp_path / "new.sqlite"), str(tmp_path / "nofile.jsonl"), "--ask")
+    assert "no file" in said and not list(tmp_path.iterdir())
 
 
 def test_who_names_no_store_is_told_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", str(tmp_path / "study.sqlite")]) == 2
-    assert "`backflip import study.sqlite pairs.jsonl --ask` makes one" in capsys.readouterr().err
+    said = failure(capsys, "serve", str(tmp_path / "study.sqlite"))
+    assert "`backflip import study.sqlite pairs.jsonl --ask` makes one" in said

@@ -48,6 +48,7 @@ class Held:
     query: Query
     purpose: str
     since: float = 0.0
+    """Since when, where that is known: see `waiting.since_of`."""
 
 
 @dataclass(frozen=True)

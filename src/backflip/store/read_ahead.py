@@ -41,9 +41,9 @@ class ReadAhead:
                 return found
             following = self._following() if ahead and self._reads_ahead else []
             new = self._store.queries_by_id([*missing, *(one for one in following if one not in missing)])
-            short = {one: query for one, query in new.items() if _letters(query) <= KEPT_LETTERS}
-            for one in short.keys() - self._kept.keys():
-                self._letters += _letters(short[one])
+            letters = {one: _letters(query) for one, query in new.items()}
+            short = {one: query for one, query in new.items() if letters[one] <= KEPT_LETTERS}
+            self._letters += sum(letters[one] for one in short.keys() - self._kept.keys())
             self._kept.update(short)
             self._reads_ahead = len(short) == len(new)  # what is not kept would be read ahead in vain, every time
             while len(self._kept) > KEPT_QUERIES or self._letters > ALL_LETTERS:

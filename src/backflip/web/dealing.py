@@ -78,8 +78,7 @@ def next_for(here: Place, person: Person, study: Study, tally: Tally, count: int
             held += [one for one in more if one.since == since_of(now, number)]
         else:
             held.append(check)
-        held[old:] = sorted(held[old:], key=lambda one: one.since)
-    return held
+    return held[:old] + sorted(held[old:], key=lambda one: one.since)
 
 
 def wait_seconds(here: Place, person: Person, study: Study) -> float:
