@@ -80,7 +80,7 @@ function drawLines(figure, spec) {
         svg("text", { x: anchor === "end" ? width : x(value), y: height - 22, "text-anchor": anchor }, label));
     }
     group.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: height - 40, y2: height - 40 }),
-      svg("text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, spec.x.label + (root ? ", square-root scale" : "")));
+      svg("text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, spec.x.label + (root ? `, ${width < 420 ? "root" : "square-root"} scale` : "")));
     for (const one of spec.references) {
       const diagonal = one.y === null;
       const [from, to] = diagonal ? [Math.max(x.low, y.low), Math.min(x.high, y.high)] : [one.y, one.y];
