@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ from backflip.errors import ConfigError, DataError
 from backflip.experiments.methods import METHODS, load
 from backflip.loops import asking, improving
 from backflip.loops.dealing import deal
+from backflip.loops.parts import Parts
+from backflip.optimise.scores import ScoreRules
 from backflip.progress import Progress
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.comparisons import Comparison
@@ -90,6 +95,7 @@ def test_a_judge_and_its_opposite_teach_opposite_things(tmp_path: Path, method: 
 
 
 LEARNS_A_REWARD = [name for name in SMALL if "members" in SMALL[name]]
+REWARDED_UPDATES = [name for name in LEARNS_A_REWARD if name in UPDATED]
 
 
 @pytest.mark.parametrize("method", LEARNS_A_REWARD)
@@ -111,6 +117,87 @@ def test_a_plain_function_is_a_reward(tmp_path: Path, method: str) -> None:
         given = FunctionReward(fails, parts.world, "fails")
         with pytest.raises(DataError, match=r"the reward fails failed on row 0, .*cannot read it"):
             worth(load(method).train(parts_of(run, given=given), config, run).policy)
+
+
+@pytest.mark.parametrize("fault", [ValueError("cannot read it"), math.nan], ids=["raises", "nan"])
+@pytest.mark.parametrize("method", REWARDED_UPDATES)
+def test_a_reward_that_fails_late_loses_nothing_of_what_was_learned(
+    tmp_path: Path, method: str, fault: Exception | float
+) -> None:
+    """No save was due yet, and still the run goes on from the update that failed, to the same end."""
+    config, asked = config_of(method, updates=5, save_every=100), list[str]()
+
+    def train(run: Run, reward: Callable[[str, str], float]) -> tuple[Any, ...]:
+        run.progress = Progress(quiet=True)
+        given = FunctionReward(reward, parts_of(run).world, "late")
+        return outcome(run, load(method).train(parts_of(run, given=given), config, run))
+
+    def counted(prompt: str, text: str) -> float:
+        asked.append(text)
+        return goodness(prompt, text)
+
+    with new_run(tmp_path / "whole", config) as run:
+        whole = train(run, counted)
+    healthy = 3 * len(asked) // 5
+
+    def late(prompt: str, text: str) -> float:
+        if len(asked) < healthy:
+            return counted(prompt, text)
+        if isinstance(fault, Exception):
+            raise fault
+        return fault
+
+    asked.clear()
+    with pytest.raises(DataError, match=r"the reward late .* row \d"), new_run(tmp_path / "late", config) as run:
+        train(run, late)
+    with Run.resume(tmp_path / "late") as run:
+        assert [row["step"] for row in lines(run, method)] == [1, 2, 3]
+        again = train(run, goodness)
+    assert all(torch.equal(tensor, again[0][key]) for key, tensor in whole[0].items())
+    assert again[1:] == whole[1:]
+
+
+@pytest.mark.parametrize("method", LEARNS_A_REWARD)
+def test_a_constant_reward_is_named_though_rows_without_an_end_cost(tmp_path: Path, method: str) -> None:
+    told = {"scores": ScoreRules(missing_end="replace"), "updates": 3} if method in UPDATED else {}
+    said = r"the (reward|win rate over rivals) of all answers is (7|0\.5), whatever they say"
+    config = config_of(method, **told)
+    with new_run(tmp_path / "run", config) as run:
+        parts = parts_of(run)
+        parts = parts_of(run, given=FunctionReward(lambda prompt, text: 7, parts.world, "seven"))
+        if method in ("feedme", "conditional"):
+            with pytest.raises(DataError, match=said):
+                load(method).train(parts, config, run)
+            return
+        load(method).train(parts, config, run)
+        notes = [line for line in (run.path / "notes.jsonl").read_text().splitlines() if re.search(said, line)]
+    assert len(notes) == 1
+
+
+def test_a_look_that_fails_is_taken_again(tmp_path: Path) -> None:
+    config = config_of("rloo", updates=4, save_every=100, check_every=2)
+    train = load("rloo").train
+
+    def parts_with(run: Run, fails_at: int) -> Parts:
+        looks = iter(range(100))
+
+        def check(policy: object, reward: object) -> dict[str, float]:
+            if next(looks) == fails_at:
+                raise DataError("the judge has gone home")
+            return {"looked": 1.0}
+
+        given = FunctionReward(goodness, parts_of(run).world, "goodness")
+        return replace(parts_of(run, given=given), check=check)
+
+    with new_run(tmp_path / "whole", config) as run:
+        whole = outcome(run, train(parts_with(run, -1), config, run))
+    with pytest.raises(DataError, match="gone home"), new_run(tmp_path / "late", config) as run:
+        train(parts_with(run, 1), config, run)
+    with Run.resume(tmp_path / "late") as run:
+        run.progress = Progress(quiet=True)
+        again = outcome(run, train(parts_with(run, -1), config, run))
+    assert all(torch.equal(tensor, again[0][key]) for key, tensor in whole[0].items())
+    assert again[1:] == whole[1:]
 
 
 @pytest.mark.parametrize("method", SMALL)

@@ -15,7 +15,8 @@ from backflip.errors import ConfigError
 from backflip.loops.asking import close, reread
 from backflip.loops.choosing import check_queries
 from backflip.loops.fitting import hear_and_fit
-from backflip.loops.parts import Method, Parts, Trained, begin, end_round
+from backflip.loops.improving import constant
+from backflip.loops.parts import Method, Parts, Trained, begin, end_round, stream
 from backflip.loops.settings import one_or_more
 from backflip.loops.stop import StopRules
 from backflip.plan import MethodWork
@@ -26,6 +27,10 @@ from backflip.rewards.queries import Choice
 
 if TYPE_CHECKING:
     from backflip.run import Run
+
+
+LOOKED_AT = 64
+"""Answers on which a reward that is given is looked at for whether it tells any apart."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ def train(parts: Parts, config: BestOfNLoopConfig, run: Run) -> Trained:
         series = f"reward_model-{number}" if reward is not None and not parts.components else ""
         end_round(now, config.rounds, parts, run)
     assert rewards is not None
+    if parts.given is not None:
+        looked = now.counted(parts.world.collect(now.reference, LOOKED_AT, stream(config.seed, "constant", 0)))
+        score_B = rewards(looked).sum(1)
+        if said := constant(float(score_B.mean()), float(score_B.std(correction=0))):
+            run.note(f"{said}: of answers that are all worth as much the first is taken, as if none were chosen")
     chosen = BestOfN(now.reference, rewards, config.best_of, series)
     return replace(close(told, reward, now, parts, config, run), policy=chosen, noise=config.fit.noise)
 

@@ -19,7 +19,7 @@ from backflip.data import PAD, Episodes, concat
 from backflip.errors import ConfigError
 from backflip.loops.asking import close, reread
 from backflip.loops.fitting import hear_and_fit
-from backflip.loops.improving import Stopwatch, sample, take_updates
+from backflip.loops.improving import Stopwatch, refuse_constant, sample, take_updates
 from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
 from backflip.loops.settings import RewardLearningConfig, reward_work
 from backflip.optimise import conditional
@@ -86,6 +86,7 @@ def tell(
     sampled = watch.lap()
     reward_BT, components = rewards.scored(rows)
     score_BT, stats = apply_rules(reward_BT, rows, parts.world.ended_B(rows), config.scores)
+    refuse_constant(stats["score_mean"], stats["score_std"])
     if (
         parts.given is not None
     ):  # a learned reward comes with mean 0 and deviation 1 on the reference, to which the edges refer

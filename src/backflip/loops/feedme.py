@@ -18,7 +18,7 @@ from backflip.errors import ConfigError
 from backflip.loops import rating
 from backflip.loops.asking import close, reread
 from backflip.loops.fitting import hear_and_fit
-from backflip.loops.improving import Stopwatch, sample, score, take_updates, warn_of_equal_groups
+from backflip.loops.improving import Stopwatch, refuse_constant, sample, score, take_updates, warn_of_equal_groups
 from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
 from backflip.loops.rating import ByOverseer
 from backflip.loops.settings import RewardLearningConfig, reward_work
@@ -103,6 +103,7 @@ def improve(
     rows = sample(parts, now, config.episodes, config.group, config)
     sampled = watch.lap()
     rows, score_BT, stats = score(rows, parts, rewards, now, config, config.feedme.sft.tokens_per_microbatch)
+    refuse_constant(stats["proxy_mean"], stats["proxy_std"])
     equal = warn_of_equal_groups(score_BT, rows, now, run)
     scored = watch.lap()
     rng = stream(config.seed, "minibatches", now.at.update)

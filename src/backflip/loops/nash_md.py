@@ -19,7 +19,7 @@ import numpy as np
 
 from backflip.errors import ConfigError
 from backflip.loops.asking import Told, ask, close, reread
-from backflip.loops.improving import Stopwatch, sample, take_updates
+from backflip.loops.improving import Stopwatch, sample, take_updates, warn_of_constant
 from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, save, stream
 from backflip.loops.settings import LearningConfig, one_or_more
 from backflip.memory import give_back
@@ -108,7 +108,7 @@ def train(parts: Parts, config: NashMDLoopConfig, run: Run) -> Trained:
             save(now, parts, run)
         known = preference or learned
         assert known is not None
-        take_updates("nash_md", partial(improve, parts, known, now, config), None, parts, now, config, run)
+        take_updates("nash_md", partial(improve, parts, known, now, config, run), None, parts, now, config, run)
         end_round(now, config.rounds, parts, run)
     return replace(close(told, None, now, parts, config, run), preference=preference or learned)
 
@@ -148,7 +148,9 @@ def fit_models(
     return [model for model, _ in fitted], [stats for _, stats in fitted]
 
 
-def improve(parts: Parts, preference: Preference, now: Training, config: NashMDLoopConfig) -> dict[str, float]:
+def improve(
+    parts: Parts, preference: Preference, now: Training, config: NashMDLoopConfig, run: Run
+) -> dict[str, float]:
     """Sample, let every answer meet its rivals, and update once; return the statistics and set the KL weight of the next update."""
     watch, at = Stopwatch(), now.at
     step = config.nash_md.step
@@ -159,6 +161,7 @@ def improve(parts: Parts, preference: Preference, now: Training, config: NashMDL
     )
     duel_BT, duels = nash_md.duel_rewards(rows, preference, config.nash_md, stream(config.seed, "rivals", at.update))
     reward_BT, scores = apply_rules(duel_BT, rows, parts.world.ended_B(rows), config.scores)
+    warn_of_constant(duels["win_rate_over_rival_mean"], scores["score_std"], now, run, "win rate over rivals")
     kl_B = k1_nats_B(rows)
     stats = duels | {
         "win_rate_over_rival_std": scores["score_std"],

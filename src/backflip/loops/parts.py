@@ -114,6 +114,10 @@ class Position:
     episodes: int = 0
     tokens: int = 0
     fits: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    look_due: bool = True
+    """Whether a look is to be taken before all else: where every curve begins, and where the last one failed."""
+    constant: bool = False
+    """Whether the run has said that its reward is constant."""
 
 
 @dataclass

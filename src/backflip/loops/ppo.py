@@ -18,7 +18,7 @@ from backflip.errors import ConfigError
 from backflip.loops.asking import close, reread
 from backflip.loops.choosing import check_queries
 from backflip.loops.fitting import hear_and_fit
-from backflip.loops.improving import Stopwatch, sample, score, take_updates
+from backflip.loops.improving import Stopwatch, sample, score, take_updates, warn_of_constant
 from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
 from backflip.loops.settings import reward_work
 from backflip.loops.stop import StopRules
@@ -122,18 +122,19 @@ def train(parts: Parts, config: PPOLoopConfig, run: Run) -> Trained:
     told, reward = reread(now.at, run), None
     for _ in range(now.at.round, config.rounds):
         told, reward, rewards = hear_and_fit(parts, told, config, now, run)
-        update = partial(improve, parts, rewards, now, config)
+        update = partial(improve, parts, rewards, now, config, run)
         take_updates("ppo", update, rewards, parts, now, config, run)
         end_round(now, config.rounds, parts, run)
     return replace(close(told, reward, now, parts, config, run), noise=config.fit.noise)
 
 
-def improve(parts: Parts, rewards: WeightedRewards, now: Training, config: PPOLoopConfig) -> dict[str, float]:
+def improve(parts: Parts, rewards: WeightedRewards, now: Training, config: PPOLoopConfig, run: Run) -> dict[str, float]:
     """Sample, score, and update once; return the statistics and set the KL weight of the next update."""
     watch = Stopwatch()
     rows = sample(parts, now, config.episodes, parts.world.group_size, config)
     sampled = watch.lap()
     rows, score_BT, stats = score(rows, parts, rewards, now, config, config.ppo.tokens_per_microbatch)
+    warn_of_constant(stats["proxy_mean"], stats["proxy_std"], now, run)
     scored = watch.lap()
     stats |= ppo.update(
         now.policy,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from backflip.errors import ConfigError
 from backflip.loops.asking import close, reread
 from backflip.loops.fitting import hear_and_fit
-from backflip.loops.improving import Stopwatch, sample, score, take_updates, warn_of_equal_groups
+from backflip.loops.improving import Stopwatch, sample, score, take_updates, warn_of_constant, warn_of_equal_groups
 from backflip.loops.parts import Method, Parts, Trained, Training, begin, end_round, stream
 from backflip.loops.settings import RewardLearningConfig, reward_work
 from backflip.optimise import reinforce
@@ -76,6 +76,7 @@ def improve(
     rows = sample(parts, now, config.episodes, config.group, config)
     sampled = watch.lap()
     rows, score_BT, stats = score(rows, parts, rewards, now, config, config.rloo.tokens_per_microbatch)
+    warn_of_constant(stats["proxy_mean"], stats["proxy_std"], now, run)
     equal = warn_of_equal_groups(score_BT, rows, now, run)
     scored = watch.lap()
     stats |= reinforce.update(
