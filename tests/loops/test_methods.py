@@ -17,9 +17,12 @@ from backflip.data import Item
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.methods import METHODS, load
 from backflip.loops import asking, improving
+from backflip.loops.asking import next_questions
+from backflip.loops.conditional import level_tokens
 from backflip.loops.dealing import deal
-from backflip.loops.parts import Parts
+from backflip.loops.parts import Parts, begin
 from backflip.optimise.scores import ScoreRules
+from backflip.policies.asked import AskedLM
 from backflip.progress import Progress
 from backflip.rewards.combine import FunctionReward
 from backflip.rewards.comparisons import Comparison
@@ -198,6 +201,27 @@ def test_a_look_that_fails_is_taken_again(tmp_path: Path) -> None:
         again = outcome(run, train(parts_with(run, -1), config, run))
     assert all(torch.equal(tensor, again[0][key]) for key, tensor in whole[0].items())
     assert again[1:] == whole[1:]
+
+
+def test_all_methods_ask_the_same_in_their_first_round(tmp_path: Path) -> None:
+    """Also the one that asks its policy for something: at equal labels no method has better questions."""
+    asked: dict[str, list[str]] = {}
+    for method in SMALL:
+        with new_run(tmp_path / method, config_of(method)) as run:
+            parts = parts_of(run)
+            now = begin(parts, config_of(method), run)
+            if method == "conditional":
+                now.asked = AskedLM(now.policy, level_tokens(now.policy, 2), 1)
+            asked[method] = [query.id for query in next_questions(parts, config_of(method), now, run)]
+    assert len(set(asked["ppo"])) > 50 and all(each == asked["ppo"] for each in asked.values())
+
+
+def test_early_looks_come_after_one_two_and_four_updates(tmp_path: Path) -> None:
+    config = config_of("rloo", updates=12, check_every=6, check_early=True)
+    with new_run(tmp_path / "run", config) as run:
+        given = FunctionReward(goodness, parts_of(run).world, "goodness")
+        load("rloo").train(parts_of(run, given=given), config, run)
+        assert [row["step"] for row in lines(run, "check")] == [0, 1, 2, 4, 6, 12]
 
 
 @pytest.mark.parametrize("method", SMALL)

@@ -20,6 +20,8 @@ from backflip.run_record import read_run
 MEASURES = ("gold_win_rate", "gold")
 MARGIN = 0.03
 """Gold win rate by which a method had to be above the first one, to refute the prediction."""
+UNTRAINED = 0.01
+"""KL, nats, above which a first look is not at the base itself: an untrained policy that is asked for something."""
 PREDICTED_BELOW = ("sft", "feedme")
 
 
@@ -82,7 +84,7 @@ def mean_path(paths: Sequence[Path]) -> dict[str, list[Any]]:
 def compare_at_equal_kl(
     paths: Mapping[str, Mapping[int, Path]], against: str, nats: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Compare every method with `against`, on the seeds in which both pass a KL; p-values are raised for all comparisons together.
+    """Compare every method with `against`, on the seeds in which both pass a KL; p-values are raised for all comparisons of one measure together.
 
     A row has `method`, `nats`, `measure`, `seeds`; where two seeds or more pass it, `difference`, `p`, `p_holm`, `needed`, and `told`:
     whether FEWEST_SEEDS or more tell the two apart after Holm.
@@ -106,7 +108,11 @@ def compare_at_equal_kl(
 
 
 def _at(paths: Mapping[int, Path], measure: str, nats: float) -> dict[int, float]:
-    found = {seed: value_at_kl(one.kl_nats, getattr(one, measure), nats) for seed, one in paths.items()}
+    """Return the value of each seed that passes a KL; a policy that stands away from the base before its first update has not come there by learning."""
+    found: dict[int, float | None] = {}
+    for seed, one in paths.items():
+        first = int(one.kl_nats[0] > UNTRAINED)
+        found[seed] = value_at_kl(one.kl_nats[first:], getattr(one, measure)[first:], nats)
     return {seed: value for seed, value in found.items() if value is not None}
 
 

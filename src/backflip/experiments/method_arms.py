@@ -56,7 +56,7 @@ class MethodSettings:
     max_new_tokens: int = 32
     """Longest answer."""
     looks: int = 8
-    """Looks at held-out openings along each run: the points of its path."""
+    """Looks at held-out openings along each run: the points of its path. Methods without a leash get some more at its beginning."""
     held_out: int = 0
     """Held-out openings of every look and of the end; 0: all."""
 
@@ -114,7 +114,9 @@ def arm_of(method: str, config: MethodSettings, name: str = "", more: Mapping[st
     return Arm(
         name or method,
         EXPERIMENT,
-        options | {"updates": str(updates), "check_every": str(every), "save_every": str(max(10, every))},
+        options
+        | {"updates": str(updates), "check_every": str(every), "save_every": str(max(10, every))}
+        | ({} if "kl" in taken else {"check_early": "True"}),  # nothing holds it: its first step is the longest
     )
 
 

@@ -135,6 +135,7 @@ class ReviewsConfig(ReviewsTask, PPOLoopConfig):
 def plan(config: ReviewsConfig) -> Plan:
     """Say what a run will need."""
     looks = config.updates // config.check_every + config.rounds + 1
+    looks += (config.check_every - 1).bit_length() if config.check_early else 0
     return Plan.for_text(
         config,
         str(config.policy or reviews.assets() / "base"),

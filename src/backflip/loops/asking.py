@@ -109,13 +109,15 @@ def next_questions(
 ) -> list[Query]:
     """Sample answers of the policy and pair them up; in a run that repeats an earlier one, return what was asked there up to this round.
 
-    It samples all the same: which prompts come next, and so what updates see, depends on it.
+    It samples all the same: which prompts come next, and so what updates see, depends on it. The first round asks about answers of the
+    policy that was started from, whatever a method asks its own for: so runs of one seed ask the same, by every method.
     """
     number = now.at.round
+    sampled = now.used if number else now.reference
     asked = share(config.questions, config.rounds, number)
     drawn = 2 * asked * (asking.candidates if asking else 1)
     with run.progress.phase("sample answers to compare", total=drawn) as bar:
-        rows = now.counted(parts.world.collect(now.used, drawn, stream(config.seed, "sample", number)))
+        rows = now.counted(parts.world.collect(sampled, drawn, stream(config.seed, "sample", number)))
         picked = choose(asking, rows, asked) if asking else [(place, "random") for place in range(asked)]
         items = parts.world.show(rows.select([2 * place + side for place, _ in picked for side in (0, 1)]))
         new = pair_up(items, parts.question, stream(config.seed, "order", number))

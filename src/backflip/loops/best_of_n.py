@@ -41,6 +41,8 @@ class BestOfNLoopConfig:
     """No setting: nothing is trained."""
     check_every: ClassVar[int] = 1
     """No setting: there are no updates to look between."""
+    check_early: ClassVar[bool] = False
+    """No setting, for the same reason."""
     lr: ClassVar[float] = 0.0
     """No setting: the optimiser takes no step."""
     adam_eps: ClassVar[float] = 0.0

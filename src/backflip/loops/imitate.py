@@ -57,6 +57,8 @@ class ImitateLoopConfig:
     """When to stop early."""
     check_every: int = 10
     """Updates between looks at held-out prompts."""
+    check_early: bool = False
+    """Whether to look also after updates 1, 2, 4, ... before the first of these: for a method that goes far at once."""
     save_every: int = 10
     """Updates between saved states."""
 

@@ -146,7 +146,7 @@ def take_updates(
             run.log(at.update, phase, **stats)
             bar.advance(1, **{short: stats[name] for short, name in SHOWN.items() if name in stats})
             stop = stopped(stats, config.stop, run.seconds)
-            if stop or at.update % config.check_every == 0 or at.update == last:
+            if stop or look_after(at.update, config) or at.update == last:
                 seen = look() | stats
                 stop = stop or stopped(seen, config.stop, run.seconds)
             if stop:
@@ -154,6 +154,12 @@ def take_updates(
                 at.update = last
             if at.update % config.save_every == 0 and at.update < last:
                 save(now, parts, run)
+
+
+def look_after(update: int, config: UpdateSettings) -> bool:
+    """Return whether the settings want a look after this many updates."""
+    early = config.check_early and 0 < update < config.check_every and update.bit_count() == 1
+    return early or update % config.check_every == 0
 
 
 SHOWN = {"proxy": "proxy_mean", "kl_nats": "kl_nats_per_sequence", "loss": "loss"}

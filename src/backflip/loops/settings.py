@@ -62,6 +62,8 @@ class LearningConfig:
     """When to stop early."""
     check_every: int = 10
     """Updates between looks at held-out prompts."""
+    check_early: bool = False
+    """Whether to look also after updates 1, 2, 4, ... before the first of these: for a method that goes far at once."""
     save_every: int = 10
     """Updates between saved states."""
 
@@ -100,6 +102,8 @@ class RewardLearningConfig:
     """When to stop early."""
     check_every: int = 10
     """Updates between looks at held-out prompts."""
+    check_early: bool = False
+    """Whether to look also after updates 1, 2, 4, ... before the first of these: for a method that goes far at once."""
     save_every: int = 10
     """Updates between saved states."""
 
