@@ -62,7 +62,7 @@ class Arm:
     name: str
     experiment: str
     options: Mapping[str, str]
-    """By name; a value of several words is several values. A name that ends in a colon chooses a type: `kl:` with `adaptive_kl`."""
+    """By name; a value of several words is several values, of none a switch that is on. A name that ends in a colon chooses a type: `kl:` with `adaptive_kl`."""
 
     def words(self) -> list[str]:
         """Return the options as they stand on a command line."""

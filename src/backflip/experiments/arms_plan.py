@@ -55,12 +55,17 @@ def config_of(arm: Arm, kind: type) -> Any:
         inside = data
         for part in above:
             inside = inside[part]
-        before = inside[last]
-        many = isinstance(before, list)
-        inside[last] = (
-            [_value(word) for word in text.split()] if many else text if isinstance(before, str) else _value(text)
-        )
+        inside[last] = _read(text, inside[last])
     return config_from_json(kind, data)
+
+
+def _read(text: str, before: Any) -> Any:
+    """Return what an option's words mean, where the field holds `before`."""
+    if isinstance(before, list):
+        return [_value(word) for word in text.split()]
+    if isinstance(before, bool) and not text:
+        return True
+    return text if isinstance(before, str) else _value(text)
 
 
 def _value(text: str) -> Any:

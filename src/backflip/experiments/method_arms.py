@@ -116,7 +116,7 @@ def arm_of(method: str, config: MethodSettings, name: str = "", more: Mapping[st
         EXPERIMENT,
         options
         | {"updates": str(updates), "check_every": str(every), "save_every": str(max(10, every))}
-        | ({} if "kl" in taken else {"check_early": "True"}),  # nothing holds it: its first step is the longest
+        | ({} if "kl" in taken else {"check_early": ""}),  # nothing holds it: its first step is the longest
     )
 
 

@@ -136,7 +136,7 @@ def push(pushed: Pushed, seed: int, looker: Looker, policy: LMPolicy, train: Tex
     rewards = WeightedRewards({"proxy": (1.0, reward)})
     looks = [looker.look(policy, reward, seed, 0)]
     for update in range(1, how.updates + 1):
-        stats = improve(parts, rewards, now, settings)
+        stats = improve(parts, rewards, now, settings, run)
         now.at.update = update
         run.log(update, f"ppo_{pushed.name}", seed=float(seed), **stats)
         if update % how.every == 0:
