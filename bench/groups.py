@@ -1,10 +1,11 @@
 """GRPO and RLOO side by side with TRL 1.16: episodes a second, and seconds to the same gold win rate.
 
-    python bench/groups.py [--methods grpo,rloo] [--seconds 60] [--seeds 3] [--smoke]
+    python bench/groups.py [--methods grpo,rloo] [--seconds 60] [--seeds 5] [--smoke]
 
 The task is that of bench/ppo.py: both sides continue the same review openings with the same base, four answers to each, and
 are paid the gold judge's score. GRPO has the KL to the base in its loss and makes two passes over a batch, RLOO has it in the
-reward and makes one. One process at a time, the sides in turn. Episodes a second are of the steady state, the first three
+reward and makes one; there ours sums a row's decisions and averages over rows, as the peer does (`--aggregate token`: as our
+own default has it). One process at a time, the sides in turn. Episodes a second are of the steady state, the first three
 updates left out. The peer runs in several ways first, and the fastest is taken.
 """
 
@@ -35,7 +36,7 @@ def prepare(args: argparse.Namespace, scratch: Path) -> Path:
     """Write the task of bench/ppo.py, and what groups need."""
     path = ppo.prepare(args, scratch)
     task = json.loads(path.read_text(encoding="utf-8"))
-    task |= {"group": args.group, "passes": PASSES, "clock": args.clock}
+    task |= {"group": args.group, "passes": PASSES, "clock": args.clock, "aggregate": args.aggregate}
     path.write_text(json.dumps(task), encoding="utf-8")
     return path
 
@@ -62,7 +63,10 @@ def ours(task: dict[str, Any], method: str, seed: int) -> dict[str, Any]:
     world = TextWorld(prompts, policy.tokenizer, group_size=task["group"], seed=seed)
     optimizer = torch.optim.Adam(policy.module.parameters(), lr=task["learning_rate"], eps=1e-5)
     in_loss = grpo.GRPOConfig(epochs=PASSES["grpo"], loss_kl_coef=task["beta"])
-    config = in_loss if method == "grpo" else reinforce.rloo()
+    one_pass = reinforce.rloo()
+    if task["aggregate"] == "sum":
+        one_pass = replace(one_pass, aggregate="constant", constant_length=1)
+    config = in_loss if method == "grpo" else one_pass
     scorer, rng = Scorer(task, policy.tokenizer), np.random.default_rng(seed)
     construct_seconds = time.perf_counter() - start
     scorer.start()
@@ -132,8 +136,9 @@ def publish(method: str, runs: dict[str, list[dict[str, Any]]], how: dict[str, A
     shared = {key: value for key, value in task.items() if key not in ("prompts", "scratch", "model", "judge")}
     unit = f"{common.per('episodes', task['clock'])}, median over seeds"
     detail = {"runs": runs, **how, "task": shared}
-    common.record(f"groups_{method}", rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
-    name = f"groups_{method}_time_to_win_rate"
+    name = f"groups_{method}" + ("_token" if method == "rloo" and task["aggregate"] == "token" else "")
+    common.record(name, rate["ours"], rate["trl_1.16"], unit, detail, on=task["machine"])
+    name += "_time_to_win_rate"
     ppo.record_time_to_win(runs, task["machine"], name, "trl_1.16", task["clock"])
 
 
@@ -144,7 +149,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="training time of each run")
     parser.add_argument("--trial", type=float, default=25.0, help="training time of each way of the peer that is tried")
     parser.add_argument("--ways", default=",".join(WAYS), help="ways of the peer that are tried, attention:parts")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--aggregate", choices=("sum", "token"), default="sum", help="how our RLOO weighs decisions; sum: as the peer"
+    )
     parser.add_argument("--rows", type=int, default=128, help="episodes an update")
     parser.add_argument("--group", type=int, default=4, help="answers to an opening")
     parser.add_argument("--response", type=int, default=32, help="longest answer, tokens")

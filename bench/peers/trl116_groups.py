@@ -5,7 +5,7 @@
 Its configuration is here in full; corrections are welcome. What both sides can have alike is alike: model, prompts,
 reward, episodes an update, answers a prompt, passes, learning rate (constant), Adam's betas and epsilon, KL weight and where the
 KL is put, clip, clipping of the gradient, temperature, lengths, fp32, threads. Not alike: GRPO's KL in the loss is k3 here, half the
-squared log-ratio with us. Prints one JSON line last.
+squared log-ratio with us; RLOO weighs decisions alike unless ours is told its own default (`--aggregate token`). Prints one JSON line last.
 """
 
 from __future__ import annotations
