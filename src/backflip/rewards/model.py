@@ -324,7 +324,7 @@ def _pretrained(auto: Any, path: str | Path) -> tuple[Any, dict[str, Any]]:
 
     try:
         with quiet_loading():
-            return auto.from_pretrained(
+            module, info = auto.from_pretrained(
                 str(path),
                 output_loading_info=True,
                 dtype=torch.float32,
@@ -337,3 +337,8 @@ def _pretrained(auto: Any, path: str | Path) -> tuple[Any, dict[str, Any]]:
         raise DataError(
             f"cannot read the model {path} ({reason}); expected a transformers folder with safetensors weights, or a hub id"
         ) from error
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = (
+            tensor.data.clone()
+        )  # out of the file's pages: products round otherwise where memory begins elsewhere
+    return module, info
