@@ -119,8 +119,11 @@ def test_who_could_not_judge_is_counted_and_seeds_make_arms(
     assert [one["name"] for one in found["arms"]] == ["a", "b"] and found["units"] == 10
     assert [one["name"] for one in found["policies"]][:2] == ["a/seed_0", "a/seed_1"]
     assert found["arm_duels"][0]["win_rate"]["n"] == 5 and found["arm_duels"][0]["told"]
+    assert (found["arm_duels"][0]["lowest"], found["arm_duels"][0]["highest"]) == (8 / 9, 8 / 9)
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "lowest to highest seed" in page and "the seeds 89\u00a0% to 89\u00a0%" in page
     assert found["could_not_judge"] == 25  # the first prompt, for each of five runs against five
-    assert found["duels"][4]["win_rate"]["n"] == 9
+    assert found["duels"][4]["win_rate"]["n"] == found["duels"][4]["units"] == 9
     assert found["ratings"] is not None
 
 
@@ -209,3 +212,35 @@ def test_what_cannot_be_compared_is_one_line_and_leaves_nothing(
         "compare", one, two, *gold, "--prompts", tmp_path / "none.txt", *out
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_what_nobody_judged_is_no_comparison(
+    fabricate: Fabricate, tmp_path: Path, failure: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "judge.py").write_text(
+        "def never(prompt, a, b):\n    return None\ndef once(prompt, a, b):\n    return 1.0 if 'first' in prompt else None\n"
+    )
+    runs = fabricate("one", "1111111100"), fabricate("two", "0000000000", beta=1.0)  # two pairs are alike
+    said = failure("compare", *runs, "--overseer", f"{tmp_path}/judge.py:never", "--folder", tmp_path / "never")
+    assert "nobody judged any of 8 questions" in said and "beyond 2 pairs of equal answers" in said
+    assert (
+        main(["compare", *map(str, runs), "--overseer", f"{tmp_path}/judge.py:once", "--folder", str(tmp_path / "c")])
+        == 0
+    )
+    assert "These 3 prompts cannot tell the two apart" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_cannot_be_read_in_a_run_is_said(
+    fabricate: Fabricate, tmp_path: Path, failure: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = fabricate("one", "1111111111"), fabricate("two", "0000000000", beta=1.0)
+    (two / "results" / "table.json").write_text("{ gone")
+    (two / "command.json").write_text("")
+    command = ["compare", str(one), str(two), "--overseer", "synthetic", "--quiet", "--folder"]
+    assert main([*command, str(tmp_path / "c")]) == 0
+    said = capsys.readouterr().err
+    assert "warning: two: could not be read: table.json is no JSON" in said and "command.json is no JSON" in said
+    assert [note for note in read_run(tmp_path / "c").notes if "table.json is no JSON" in note]
+    (two / "config.json").write_text("{ gone")
+    said = failure(*command, tmp_path / "d")
+    assert "config.json is no JSON" in said and "restore the file" in said and not (tmp_path / "d").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from backflip.cli import main
+from backflip.cli.sweep import prepared, print_summary
 from backflip.data import Estimate
 from backflip.errors import ConfigError, DataError
 from backflip.experiments import arms, find, sweep
@@ -176,3 +178,70 @@ def test_no_more_runs_go_on_at_once_than_fit_into_memory(tmp_path: Path, monkeyp
     monkeypatch.setattr(sweep, "available_mib", lambda: 2000.0)
     monkeypatch.setattr(sweep, "processors", lambda workers: [frozenset({k}) for k in range(8)])
     assert [len(shares_of(SweepConfig(memory_mib=size))) for size in (0, 100, 600, 5000)] == [8, 8, 3, 1]
+
+
+def test_methods_are_swept_with_settings_of_their_own() -> None:
+    found = words("method=dpo,ppo", "comparisons=100")
+    assert found[0] == ("method=dpo", ["--method", "dpo", "--comparisons", "100"]) and found[1][0] == "method=ppo"
+    assert words("method=dpo", "dpo.loss=dpo,ipo")[1] == ("dpo.loss=ipo", ["--method", "dpo", "--dpo.loss", "ipo"])
+    with pytest.raises(ConfigError, match=r'no field "kl.beta".*swept with that method alone'):
+        words("method=dpo,ppo", "kl.beta=0.1")
+    with pytest.raises(ConfigError, match=r"--method dpo --dpo\.loss ipo"):
+        words("method=ppo,ipo")
+    with pytest.raises(ConfigError, match="has one method, its own"):
+        words("method=dpo,ppo", of="control")
+    asked = Namespace(experiment="reviews", set=["method=dpo,ppo"], seeds=2, seed=0, workers=1, plan=True)
+    _, plans = prepared(asked)
+    assert set(plans) == {"method=dpo", "method=ppo"}
+    assert sum(plans["method=dpo"].seconds.values()) < sum(plans["method=ppo"].seconds.values())
+
+
+def summed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: SweepConfig, value: Callable[[Planned], dict[str, float]]
+) -> Any:
+    """Return what a sweep sums up whose runs measured what `value` says."""
+
+    def stand_in(planned: list[Planned], shares: object, run: Run) -> list[Planned]:
+        for one in planned:
+            with Run.create(
+                "reviews", SweepConfig(seed=one.seed), root=run.path, folder=one.folder, seed=one.seed
+            ) as made:
+                for name, number in value(one).items():
+                    made.estimate(name, Estimate(number, number, number, 20))
+        return []
+
+    monkeypatch.setattr(sweep, "go_through", stand_in)
+    with Run.create("sweep", config, root=tmp_path, folder=tmp_path / "run", seed=0) as run:
+        find("sweep")(config, run)
+    return read_run(tmp_path / "run").results["arms"]
+
+
+def test_methods_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def value(one: Planned) -> dict[str, float]:
+        method = one.arm.options["method"]
+        return {f"{method}_gold_win_rate": 0.6 + 0.1 * (method == "nash_md") + 0.01 * one.seed, "base_gold": 0.1}
+
+    config = SweepConfig(of="reviews", settings=("method=ppo,nash_md",), seeds=5)
+    found = summed(tmp_path, monkeypatch, config, value)
+    assert set(found["measures"]) == {"policy_gold_win_rate", "base_gold"}
+    row = found["measures"]["policy_gold_win_rate"]["method=nash_md"]
+    assert row["difference"]["value"] == pytest.approx(0.1) and row["told"]
+    assert "Policy: gold win rate against base" in write_report([tmp_path / "run"]).read_text(encoding="utf-8")
+
+
+def test_verdicts_are_raised_for_the_number_of_arms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gap = [0.2, 0.9, 0.4, 1.3, 1.1]  # told by itself: p 0.02
+
+    def value(one: Planned) -> dict[str, float]:
+        even = 0.1 * (-1) ** one.seed * (one.arm.name != "lr=1")
+        return {"ppo_gold": 3.0 * one.seed + (gap[one.seed] if one.arm.name == "lr=2" else even)}
+
+    config = SweepConfig(of="reviews", settings=("lr=1,2,3,4,5",), seeds=5)
+    rows = summed(tmp_path, monkeypatch, config, value)["measures"]["ppo_gold"]
+    second = rows["lr=2"]
+    assert second["p"] < 0.05 < second["p_of_all"] == pytest.approx(4 * second["p"])
+    assert second["difference"]["low"] > 0 and not second["told"] and second["needed"] > 5
+    print_summary(tmp_path / "run")
+    assert "raised for the 4 arms" in " ".join(capsys.readouterr().out.split())

@@ -58,3 +58,29 @@ def test_arms_are_compared_over_the_seeds_they_share() -> None:
     (few,) = duels_of_arms(value, [[0, 1, 2, 3], arms[1]], seeds, share=True)
     assert few.p < 0.05 and not few.told and few.needed == 5, "four seeds tell nothing"
     assert duels_of_arms(value, [[0], [10]], seeds, share=True) == []
+    assert (found.lowest, found.highest) == (0.58, 0.62) and found.units == 5
+    returns = duels_of_arms({pair: share - 0.5 for pair, share in value.items()}, arms, seeds, share=False)
+    assert (returns[0].lowest, returns[0].highest) == pytest.approx((0.08, 0.12))
+
+
+def test_more_units_are_needed_than_did_not_tell() -> None:
+    """Verdicts are raised for the number of duels, and so is what is needed: never fewer than there were."""
+    rng = RNG(3)
+    shares = {(a, b): rng.choice([0.0, 0.5, 1.0], 40, p=(0.2, 0.4, 0.4)) for a in range(5) for b in range(a + 1, 5)}
+    found = duels_of_shares(shares, RNG(0))
+    missed = [one for one in found if not one.told and one.p <= 0.05]
+    assert missed, "told by themselves, and not among all"
+    assert all(one.needed is not None and one.needed > one.units == 40 for one in found if not one.told)
+    alone = duels_of_shares({(0, 1): shares[missed[0].first, missed[0].second]}, RNG(0))[0]
+    assert alone.told and alone.needed is not None and missed[0].needed is not None
+    assert alone.needed < missed[0].needed
+
+
+def test_unlike_episodes_are_not_told_by_their_spread() -> None:
+    rng = RNG(4)
+    found = [
+        duels_of_values([rng.normal(0, 1, 20), rng.normal(0, 3, 5)], {(0, 1): False}, rng)[0].told for _ in range(200)
+    ]
+    assert np.mean(found) < 0.1  # means exchanged: 0.27
+    (apart,) = duels_of_values([np.arange(10) + 100.0, np.arange(10.0)], {(0, 1): False}, rng)
+    assert apart.told and apart.win_rate.value == 1.0 and apart.win_rate.low < 0.8 and apart.units == 10

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from backflip.data import Estimate
 from backflip.errors import DataError
-from backflip.measures.seeds import higher_is_better, over_seeds, seed_difference, varying
+from backflip.measures.seeds import arm_differences, higher_is_better, over_seeds, seed_difference, varying
 from backflip.measures.stats import mean_interval
 
 
@@ -56,3 +57,33 @@ def test_what_no_setting_touches_is_left_out() -> None:
         "accuracy": {"a": arm(0.1, 0.2)},
     }
     assert varying(measures) == ["ppo_gold_win_rate", "kl_nats_per_sequence", "accuracy"]
+
+
+def test_a_win_rate_is_a_share_whoever_says_it_and_nats_are_not_below_0() -> None:
+    for name in ("win_rate_by_overseer", "nash_md_win_rate_by_preference", "ppo_gold_win_rate"):
+        assert over_seeds({0: 7 / 12, 1: 8 / 12}, name).mean.high == 1.0, name
+        assert higher_is_better(name), name
+        measures = {each: {"a": {"values": {"0": 0.1, "1": 0.2}}} for each in ("ppo_kl_nats_per_sequence", name)}
+        assert varying(measures)[0] == name
+    nats = over_seeds({0: 0.0379, 1: 0.123}, "ppo_kl_nats_per_sequence").mean
+    assert nats.low == 0.0 and nats.high == pytest.approx(0.621, abs=0.01)
+    assert over_seeds({0: 0.0379, 1: 0.123}, "ppo_proxy").mean.low < 0
+    assert (
+        over_seeds({0: -0.1, 1: 0.123}, "ppo_kl_nats_per_sequence").mean.low < -0.1
+    )  # an estimate that may be below 0
+
+
+def test_many_arms_are_held_to_more() -> None:
+    """Eight arms that do not differ: told by themselves one is in a quarter of all sweeps."""
+    rng, sweeps = np.random.default_rng(0), 400
+    told = alone = 0
+    for _ in range(sweeps):
+        arms = {str(arm): dict(enumerate(rng.normal(size=5))) for arm in range(8)}
+        found = arm_differences(arms.pop("0"), arms).values()
+        told += any(one.told for one in found)
+        alone += any(one.p <= 0.05 for one in found)
+        assert all(one.needed is not None and one.needed > 5 for one in found if not one.told)
+    assert told / sweeps < 0.08 and alone / sweeps > 0.15
+    first, other = dict.fromkeys(range(6), 0.0), {seed: 1 + 0.01 * seed for seed in range(6)}
+    many = arm_differences(first, {"a": other, "b": first, "c": {0: 3.0}})
+    assert set(many) == {"a", "b"} and many["a"].told and many["a"].p_of_all == 2 * many["a"].p

@@ -75,10 +75,13 @@ def _options() -> Options:
 
 def _begun(found: Namespace, kind: type[Any]) -> Run:
     """Check what is compared, and begin; a folder is made only for what can be compared."""
-    from backflip.experiments.compare_parts import contestants
+    from backflip.experiments.compare_parts import contestants, unread
     from backflip.run import Run
 
-    paths = tuple(one.record.path for one in contestants(found.of, base=found.base) if one.series != "base")
+    compared = contestants(found.of, base=found.base)
+    for said in unread(compared):
+        print(f"warning: {said}", file=sys.stderr)
+    paths = tuple(one.record.path for one in compared if one.series != "base")
     config = kind(
         of=paths,
         overseer=_absolute(found.overseer),
@@ -123,7 +126,7 @@ def print_result(result: dict[str, Any]) -> None:
     columns, policies = policy_rows(result)
     parts = [("policies", columns, policies), ("duels", duel_columns(result), duel_rows(result))]
     if result["arm_duels"]:
-        parts.append(("over seeds", duel_columns(result), duel_rows(result, arms=True)))
+        parts.append(("over seeds", duel_columns(result, arms=True), duel_rows(result, arms=True)))
     for title, names, rows in parts:
         table = Table(*names, title=title)
         for row in rows:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backflip.cli.options import Options
 from backflip.cli.run import carry_out
 from backflip.errors import ConfigError
-from backflip.experiments import find, listing
+from backflip.experiments import METHOD, find, listing
 
 if TYPE_CHECKING:
     from backflip.experiments.sweep import SweepConfig
@@ -93,7 +93,11 @@ def prepared(found: Namespace) -> tuple[SweepConfig, dict[str, Plan]]:
     )  # fmt: skip
     arms = arms_of(config)
     settings: dict[str, Any] = {
-        arm.name: parse(spec.config, ["--seed", str(config.seed), *arm.words()], f"backflip run {found.experiment}")
+        arm.name: parse(
+            spec.config_of(arm.options.get(METHOD)),
+            ["--seed", str(config.seed), *arm.words()],
+            f"backflip run {found.experiment}",
+        )
         for arm in arms
     }
     at_once = min(len(processors(config.workers)), len(arms) * config.seeds)
@@ -147,13 +151,18 @@ def print_summary(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from backflip.report.sweep import COLUMNS, rows_of
+    from backflip.report.sweep import COLUMNS, how_told, rows_of
     from backflip.run_record import read_run
 
     result = read_run(folder).results.get("arms") if (folder / "config.json").is_file() else None
     if result is None:
         return
-    table = Table(*COLUMNS, title=f"over seeds {', '.join(map(str, result['seeds']))} (95 % intervals)")
+    table = Table(
+        *COLUMNS,
+        title=f"over seeds {', '.join(map(str, result['seeds']))} (95 % intervals)",
+        caption=how_told(result),
+        caption_justify="left",
+    )
     for measure, rows in rows_of(result).items():
         for place, row in enumerate(rows):
             table.add_row(measure if place == 0 else "", *row, end_section=place == len(rows) - 1)

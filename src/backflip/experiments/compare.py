@@ -29,6 +29,7 @@ from backflip.experiments.compare_parts import (
     arm_names,
     arms_of,
     contestants,
+    unread,
 )
 from backflip.experiments.reviews_measures import QUESTION
 from backflip.experiments.text import function_of
@@ -188,9 +189,10 @@ def ask(found: Sequence[Contestant], said: Answered, overseer: Overseer, config:
     judgements = gather(overseer, questions, config, run)
     heard = _fill(share, place, judgements)
     answers = [one for one in judgements if one.answer is not None]
-    if not answers and not identical:
+    if questions and not answers:
+        alike = f" beyond {identical:,} pairs of equal answers" if identical else ""
         raise DataError(
-            "nobody judged any pair, so nothing can be compared; ask again with: backflip run --resume " + str(run.path)
+            f"nobody judged any of {len(questions):,} questions, so nothing can be compared{alike}; ask again with: backflip run --resume {run.path}"
         )
     shown = {query.id: query.order for query in questions}
     first_shown = share_interval(
@@ -256,6 +258,8 @@ def write(
     run: Run,
 ) -> None:
     """Write the result, its estimates, and what a reader must know."""
+    for said in unread(found):
+        run.note(said)
     names = [one.name for one in found]
     arms = arms_of(found)
     share = facts["unit"] == "prompts"

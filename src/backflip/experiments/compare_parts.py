@@ -21,7 +21,7 @@ from backflip.experiments.arms import checkpoint_of
 from backflip.loops.parts import stream
 from backflip.measures.diversity import length_tokens
 from backflip.measures.kl import kl_columns
-from backflip.run_record import CHECKPOINTS, RunRecord, names_of, read_run
+from backflip.run_record import CHECKPOINTS, CONFIG, RunRecord, names_of, read_run
 from backflip.worlds.prompts import Prompt, read_prompts
 from backflip.worlds.text import TextWorld, answer, pad_left
 
@@ -98,7 +98,7 @@ def contestants(paths: Sequence[Path], *, base: bool) -> list[Contestant]:
     """Return the policies of these runs (of a sweep: all of its runs), and (`base`) the one that the first was trained from.
 
     Raises:
-        DataError: a folder is no run, is not finished, or trained no policy.
+        DataError: a folder is no run, is not finished, trained no policy, or its settings cannot be read.
         ConfigError: fewer than two runs, one twice, or runs that nothing common could judge.
     """
     records = [read_run(path) for given in paths for path in _runs_of(given)]
@@ -112,6 +112,11 @@ def contestants(paths: Sequence[Path], *, base: bool) -> list[Contestant]:
         if record.status != "done":
             go_on = f"backflip run --resume {record.path}"
             raise DataError(f"{record.path} is not finished (status: {record.status}); let it finish: {go_on}")
+        if not record.config:
+            broken = next((fault for fault in record.faults if fault.startswith(CONFIG)), f"{CONFIG} holds no settings")
+            raise DataError(
+                f"{record.path}: {broken}; without its settings nobody knows which answers are its policy's: restore the file from a copy"
+            )
     first = records[0]
     for record in records[1:]:
         if record.experiment != first.experiment:
@@ -131,6 +136,13 @@ def contestants(paths: Sequence[Path], *, base: bool) -> list[Contestant]:
         if not one.returns() and not one.stored() and not _has(one, POLICY):
             raise DataError(f"{one.record.path} holds no trained policy, no answers and no returns: nothing to compare")
     return [*found, Contestant(f"base of {found[0].name}", first, BASE)] if base else found
+
+
+def unread(found: Sequence[Contestant]) -> list[str]:
+    """Return a line for everything in the runs' folders that could not be read; what rests on it is left out of a comparison."""
+    places = dict.fromkeys(one.record.path for one in found)
+    records = {one.record.path: one.record for one in found}
+    return [f"{place.name}: could not be read: {fault}" for place in places for fault in records[place].faults]
 
 
 def _runs_of(path: Path) -> list[Path]:

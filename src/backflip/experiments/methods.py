@@ -31,6 +31,8 @@ METHODS = {
     "imitate": "backflip.loops.imitate",
 }
 """Name -> the module whose `METHOD` it is."""
+CALLED = {"ipo": "--method dpo --dpo.loss ipo"}
+"""What people call a method and is a setting of another: how it is asked for."""
 
 
 def load(name: str) -> Method:
@@ -40,6 +42,8 @@ def load(name: str) -> Method:
         ConfigError: there is none of this name.
     """
     if name not in METHODS:
+        if name in CALLED:
+            raise ConfigError(f'there is no method "{name}", it is a setting of another: give {CALLED[name]}')
         close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
         hint = f'; did you mean "{close[0]}"?' if close else ""
         raise ConfigError(f'there is no method "{name}"; expected one of {", ".join(METHODS)}{hint}')

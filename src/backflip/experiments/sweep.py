@@ -13,15 +13,17 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from backflip.errors import ConfigError, DataError
-from backflip.experiments import experiment, find, nearest
+from backflip.experiments import METHOD, experiment, find, nearest
 from backflip.experiments.arms import Arm, ArmsConfig, Planned, go_through, planned_runs, processors
-from backflip.measures.seeds import OverSeeds, higher_is_better, over_seeds, seed_difference, varying
+from backflip.measures.seeds import OverSeeds, SeedDifference, arm_differences, higher_is_better, over_seeds, varying
 from backflip.memory import available_mib
 from backflip.run_record import read_run
 
 if TYPE_CHECKING:
     from backflip.run import Run
 
+POLICY = "policy"
+"""How the measures of the policy that a run trained begin where arms have unlike methods, each of which names them after itself."""
 PLAIN = "as_is"
 """The arm of a sweep that has no other."""
 LEFT_FREE = 0.1
@@ -65,24 +67,27 @@ def main(config: SweepConfig, run: Run) -> None:
 def arms_of(config: SweepConfig) -> list[Arm]:
     """Return the arms of a sweep: every combination of the values, the last setting's changing fastest.
 
+    Where methods are swept, each arm has the settings of its own method.
+
     Raises:
-        ConfigError: there is no such experiment or setting; a setting names no value, one twice, or itself stands twice.
+        ConfigError: there is no such experiment or setting, or not with an arm's method; a setting names no value, one twice, or itself stands twice.
     """
     if not config.of:
         raise ConfigError(
             "a sweep needs the name of an experiment; e.g. backflip sweep reviews --seeds 3 --set kl.beta=0.02,0.05"
         )
-    kind = find(config.of).config
-    if issubclass(kind, ArmsConfig):
+    spec = find(config.of)
+    if issubclass(spec.config, ArmsConfig):
         raise ConfigError(f'"{config.of}" has arms and seeds of its own; run it by itself: backflip run {config.of}')
-    columns = [_column(kind, text) for text in config.settings]
+    columns = [_column(text) for text in config.settings]
     names, several = [name for name, _ in columns], {name for name, values in columns if len(values) > 1}
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f'"{twice[0]}" is set twice; give all of its values at once: {twice[0]}=VALUE,VALUE')
     arms: list[Arm] = []
     for values in product(*(values for _, values in columns)):
         chosen = list(zip(names, values, strict=True))
-        words = dict(_option(kind, name, value) for name, value in chosen)
+        kind = spec.config_of(dict(chosen).get(METHOD))
+        words = dict(_option(kind, name, value, several=METHOD in several) for name, value in chosen)
         arms.append(Arm(_folder_name([one for one in chosen if one[0] in several]), config.of, words))
     folders = [arm.name for arm in arms]
     if alike := [name for name in folders if folders.count(name) > 1]:
@@ -102,11 +107,13 @@ def shares_of(config: SweepConfig) -> list[frozenset[int]]:
 def write_summary(arms: Sequence[Arm], planned: Sequence[Planned], failed: Sequence[Planned], run: Run) -> None:
     """Write what the finished runs came to over seeds, and which failed."""
     held: dict[str, dict[str, dict[int, float]]] = {}
+    methods = len({arm.options.get(METHOD) for arm in arms})
     for one in planned:
         if one in failed:
             run.note(f"{one.name} failed: {one.last_words()}")
             continue
         for name, estimate in dict(read_run(one.folder).summary.get("estimates", {})).items():
+            name = _common_name(name, one.arm.options.get(METHOD)) if methods > 1 else name
             held.setdefault(name, {}).setdefault(one.arm.name, {})[one.seed] = float(estimate["value"])
     first = arms[0].name
     measures = {name: _measure(name, by_arm, first) for name, by_arm in held.items()}
@@ -129,17 +136,28 @@ def write_summary(arms: Sequence[Arm], planned: Sequence[Planned], failed: Seque
 
 def _measure(name: str, by_arm: Mapping[str, Mapping[int, float]], first: str) -> dict[str, dict[str, Any]]:
     """Return one measure's row of every arm as plain data."""
-    return {arm: _row(over_seeds(values, name), name, by_arm.get(first, {}) if arm != first else {}) for arm, values in by_arm.items()}  # fmt: skip
+    gaps = arm_differences(by_arm.get(first, {}), {arm: values for arm, values in by_arm.items() if arm != first})
+    return {arm: _row(over_seeds(values, name), name, gaps.get(arm)) for arm, values in by_arm.items()}
 
 
-def _row(found: OverSeeds, name: str, first: Mapping[int, float]) -> dict[str, Any]:
+def _common_name(name: str, method: str | None) -> str:
+    """Return what a method's measure is called beside those of other methods: `dpo_gold` and `ppo_gold` are one measure."""
+    return POLICY + name.removeprefix(str(method)) if name.startswith(f"{method}_") else name
+
+
+def _row(found: OverSeeds, name: str, gap: SeedDifference | None) -> dict[str, Any]:
     better = higher_is_better(name)
     row: dict[str, Any] = {"mean": found.mean, "lowest": found.lowest, "highest": found.highest}
     if better is not None:
         row |= {"worst": found.lowest if better else found.highest, "best": found.highest if better else found.lowest}
-    gap = seed_difference(first, found.values)
     if gap is not None:
-        row |= {"difference": gap.difference, "p": gap.p, "needed": gap.needed, "told": gap.told}
+        row |= {
+            "difference": gap.difference,
+            "p": gap.p,
+            "p_of_all": gap.p_of_all,
+            "needed": gap.needed,
+            "told": gap.told,
+        }
     return row | {"values": {str(seed): value for seed, value in found.values.items()}}
 
 
@@ -160,7 +178,7 @@ def outcome(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], first: str)
     return f"{name.replace('_', ' ')}, mean over seeds (worst or lowest to best or highest): {', '.join(said)}{verdict}"
 
 
-def _column(kind: type[Any], text: str) -> tuple[str, list[str]]:
+def _column(text: str) -> tuple[str, list[str]]:
     name, equals, rest = text.partition("=")
     name = name.strip().lstrip("-").replace("-", "_")
     values = [value.strip() for value in rest.split(",")]
@@ -170,10 +188,6 @@ def _column(kind: type[Any], text: str) -> tuple[str, list[str]]:
         raise ConfigError(f'"{text}" names a value twice; expected each once')
     if name == "seed":
         raise ConfigError("seeds are swept by --seeds N, from --seed on; leave seed out of --set")
-    if not types_of(kind, name):
-        raise ConfigError(
-            f'no field "{name}" in {kind.__name__}; {nearest(name, _names(kind)) or "see --help of its run"}'
-        )
     return name, values
 
 
@@ -202,9 +216,15 @@ def _names(kind: type[Any], prefix: str = "") -> list[str]:
     return found
 
 
-def _option(kind: type[Any], name: str, value: str) -> tuple[str, str]:
+def _option(kind: type[Any], name: str, value: str, *, several: bool) -> tuple[str, str]:
     """Return a setting as `Arm.options` holds it: a choice of type with its colon, yes or no as a flag."""
-    (hint, *_) = types_of(kind, name)
+    hints = types_of(kind, name)
+    if not hints:
+        alone = "; what one method alone has is swept with that method alone" if several else ""
+        raise ConfigError(
+            f'no field "{name}" in {kind.__name__}; {nearest(name, _names(kind)) or "see --help of its run"}{alone}'
+        )
+    hint = hints[0]
     if is_dataclass(hint):
         raise ConfigError(f'"{name}" is a group of settings; set one of them, such as {name}.{fields(hint)[0].name}')
     if any(is_dataclass(part) for part in get_args(hint)):

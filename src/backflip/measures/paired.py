@@ -1,7 +1,7 @@
 """Differences between two that were measured on the same units (prompts, seeds, beginnings): a test, and how many units it takes.
 
 The test exchanges the two within a unit, which is all that "no difference" promises. Intervals are `stats.mean_interval`'s. Left out:
-differences between unlike units (`stats.permutation_test`).
+differences between unlike units (`unpaired`).
 
 Shapes: N units, D draws, M tests.
 """
@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from backflip.measures.stats import Z_95, finite
+from backflip.measures.stats import finite
 
+LEVEL = 0.05
+"""Two are told apart where the p-value, raised for how many are looked at together, is at most this."""
 POWER = 0.8
 """Chance with which the stated number of units tells a difference of the size seen."""
 FEWEST_SEEDS = 5
@@ -58,12 +60,12 @@ def student_test(difference: ArrayLike) -> float:
     return 0.0 if error == 0 else 2 * float(special.stdtr(len(value_N) - 1, -abs(float(value_N.mean())) / error))
 
 
-def units_to_tell(difference: ArrayLike, fewest: int = 6) -> int | None:
-    """Return how many units would tell a mean difference as large as the one seen, at 5 % two-sided, with 80 % power.
+def units_to_tell(difference: ArrayLike, fewest: int | None = None, level: float = LEVEL) -> int | None:
+    """Return how many units would tell a mean difference as large as the one seen, two-sided at `level`, with 80 % power.
 
-    The smallest n of at least `fewest` with n >= ((t_.975 + t_.80) * spread / mean)^2 at n - 1 degrees of freedom; six is the fewest that sign
-    flips can tell. None where the mean is 0: no number would. It is a guess from what was seen: a true difference half as large takes four
-    times as many.
+    The smallest n of at least `fewest` with n >= ((t_(1 - level / 2) + t_.80) * spread / mean)^2 at n - 1 degrees of freedom; without `fewest`
+    it is what sign flips need to come down to `level` at all, six for 0.05. None where the mean is 0: no number would. It is a guess from
+    what was seen: a true difference half as large takes four times as many.
     """
     value_N = finite(difference, "differences")
     mean, spread = float(value_N.mean()), float(value_N.std(ddof=1)) if len(value_N) > 1 else math.inf
@@ -72,10 +74,11 @@ def units_to_tell(difference: ArrayLike, fewest: int = 6) -> int | None:
     ratio = spread / abs(mean)
 
     def wanted(n: int) -> float:
-        reach = float(special.stdtrit(n - 1, 0.975)) + float(special.stdtrit(n - 1, POWER))
+        reach = float(special.stdtrit(n - 1, 1 - level / 2)) + float(special.stdtrit(n - 1, POWER))
         return (reach * ratio) ** 2
 
-    n = max(fewest, math.ceil(((Z_95 + float(special.ndtri(POWER))) * ratio) ** 2))
+    fewest = math.ceil(1 - math.log2(level)) if fewest is None else fewest
+    n = max(fewest, math.ceil(((float(special.ndtri(1 - level / 2)) + float(special.ndtri(POWER))) * ratio) ** 2))
     while n < wanted(n):
         n += 1
     return n

@@ -25,6 +25,7 @@ from backflip.report.wording import show, show_gap, show_interval, wording
 RESULT = "head_to_head"
 DUELS = ("the first", "the second", "first wins", "ties", "p, of all duels", "told apart?")
 POLICIES = ("policy", "rating, log-odds", "KL from base, nats", "distinct bigrams", "repetition", "length, tokens")
+ENDS = "lowest to highest seed"
 MEASURED = ("kl_nats_per_sequence", "distinct2", "repetition", "length_tokens")
 MANY_DUELS = 28
 """Duels drawn as a figure at most; the table holds all."""
@@ -46,7 +47,7 @@ class Row:
 
 
 def duel_rows(result: Mapping[str, Any], *, arms: bool = False) -> list[Row]:
-    """Return a row for each duel of runs, or of arms over seeds; of DUELS, with the difference of returns in place of the ties where there is one."""
+    """Return a row for each duel of runs, or of arms over seeds; its cells are those of `duel_columns`."""
     names = [one["name"] for one in result["arms" if arms else "policies"]]
     unit = "seeds" if arms else str(result["unit"])
     rows: list[Row] = []
@@ -55,15 +56,25 @@ def duel_rows(result: Mapping[str, Any], *, arms: bool = False) -> list[Row]:
         rate = Cell(show(won.value, "share"), f"{show_interval(won, 'share')}, n = {won.n:,}")
         middle = Cell(show(float(one["ties"]), "share")) if gap is None else _gap(gap)
         told = Cell("yes" if one["told"] else cannot_tell(one["needed"], unit))
-        row = (Cell(names[one["first"]]), Cell(names[one["second"]]), rate, middle, Cell(show_p(one["p_of_all"])), told)
-        rows.append(Row(row))
+        ends = (_ends(one, share=gap is None),) if arms else ()
+        p = Cell(show_p(one["p_of_all"]))
+        rows.append(Row((Cell(names[one["first"]]), Cell(names[one["second"]]), rate, middle, *ends, p, told)))
     return rows
 
 
-def duel_columns(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what the columns of `duel_rows` are called."""
-    middle = "more true return" if result["unit"] == "episodes" else "ties"
-    return tuple(middle if name == "ties" else name for name in DUELS)
+def duel_columns(result: Mapping[str, Any], *, arms: bool = False) -> tuple[str, ...]:
+    """Return what the columns of `duel_rows` are called: the difference of returns stands in place of the ties where there is one."""
+    middle = ("more true return" if result["unit"] == "episodes" else "ties", *((ENDS,) if arms else ()))
+    return tuple(each for name in DUELS for each in (middle if name == "ties" else (name,)))
+
+
+def _ends(one: Mapping[str, Any], *, share: bool) -> Cell:
+    """Return the lowest and the highest of the seeds: of what the first won, or of by how much it was more."""
+    low, high = one.get("lowest"), one.get("highest")
+    if low is None or high is None:
+        return Cell("-")
+    unit = "share" if share else wording("true_return").unit
+    return Cell(f"{show(float(low), unit, bare=True)} to {show(float(high), unit, bare=True)}")
 
 
 def policy_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Row]]:
@@ -123,14 +134,20 @@ def headline(result: Mapping[str, Any]) -> str:
 def _over_seeds(one: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     won, arms = _read(one["win_rate"]), [arm["name"] for arm in result["arms"]]
     verdict = "tell the two apart" if one["told"] else "cannot tell the two apart"
-    return f"{arms[one['first']]} against {arms[one['second']]}: {show(won.value, 'share')} ({show_interval(won, 'share')}) over seeds; {won.n} seeds {verdict}."
+    ends = (
+        f", the seeds {_ends(one, share=True).text}"
+        if one.get("difference") is None and one.get("lowest") is not None
+        else ""
+    )
+    rate = f"{show(won.value, 'share')} ({show_interval(won, 'share')}{ends})"
+    return f"{arms[one['first']]} against {arms[one['second']]}: {rate} over seeds; {won.n} seeds {verdict}."
 
 
 def _single(result: Mapping[str, Any]) -> str:
     names = [one["name"] for one in result["policies"]]
     told = [one for one in result["duels"] if one["told"]]
     if not told:
-        return f"These {result['units']:,} {result['unit']} cannot tell {'the two' if len(names) == 2 else 'any two of them'} apart."
+        return f"These {_units(result)} cannot tell {'the two' if len(names) == 2 else 'any two of them'} apart."
     said: list[str] = []
     for one in sorted(told, key=lambda one: -abs(one["win_rate"]["value"] - 0.5))[:3]:
         won, first, second = _read(one["win_rate"]), names[one["first"]], names[one["second"]]
@@ -140,7 +157,13 @@ def _single(result: Mapping[str, Any]) -> str:
     rest = len(result["duels"]) - len(told)
     more = f", and {len(told) - 3} more duels are told apart" if len(told) > 3 else ""
     open_ = f" {rest} of {len(result['duels'])} duels cannot be told." if rest else ""
-    return f"{'; '.join(said)}{more}; n = {result['units']:,} {result['unit']}.{open_}"
+    return f"{'; '.join(said)}{more}; n = {_units(result)}.{open_}"
+
+
+def _units(result: Mapping[str, Any]) -> str:
+    """Say how many units the duels rest on: those that somebody judged, not those that were asked about."""
+    counts = sorted({int(one["win_rate"]["n"]) for one in result["duels"]})
+    return f"{counts[0]:,}{f' to {counts[-1]:,}' if len(counts) > 1 else ''} {result['unit']}"
 
 
 def findings(result: Mapping[str, Any]) -> list[Finding]:
@@ -233,10 +256,12 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
         intro = (
             "Runs that differ in the seed alone are one arm. A duel of arms is over the seeds that both have, each seed's run against the "
             "other's of that seed: this, and not the duels of single runs, says what a setting is worth. p is Student's; fewer than five seeds "
-            "tell nothing."
+            f"tell nothing.{_raised(len(result['arm_duels']))}"
         )
         rows = tuple(row.cells for row in duel_rows(result, arms=True))
-        found.append(Section("arms", "Over seeds", intro, tables=(Table(duel_columns(result), rows, wide=True),)))
+        found.append(
+            Section("arms", "Over seeds", intro, tables=(Table(duel_columns(result, arms=True), rows, wide=True),))
+        )
     if episodes:
         found[0] = replace(
             found[0], intro="Nobody was asked: each run recorded what its unseen episodes were truly worth."
@@ -261,7 +286,15 @@ def _beside(result: Mapping[str, Any]) -> str:
 def _duel_words(result: Mapping[str, Any]) -> str:
     count = len(result["duels"])
     held = f", raised for {count} duels (Holm)" if count > 1 else ""
-    return f"95 % interval over {result['unit']}. p: two-sided, by exchanging the two{held}; told apart at 0.05."
+    needed = f" Where not, {result['unit']} that would tell, held to as much." if count > 1 else ""
+    how = "by exchanging the two"
+    if not all(one["paired"] for one in result["duels"]):
+        how += " (of runs that began unlike: the larger p of Welch's test and of his t with episodes exchanged)"
+    return f"95 % interval over {result['unit']}. p: two-sided, {how}{held}; told apart at 0.05.{needed}"
+
+
+def _raised(count: int) -> str:
+    return f" Verdicts, and the seeds that would tell, are raised for {count} duels of arms." if count > 1 else ""
 
 
 def _asked(result: Mapping[str, Any]) -> str:

@@ -47,17 +47,27 @@ def sweep_section(record_results: Mapping[str, Any]) -> Section | None:
     intro = f"{seeds} seeds of each arm, the same for all. Intervals are over seeds; worst and best are the ends of {seeds} seeds."
     if failed := result.get("failed"):
         intro += f" {len(failed)} runs failed and are left out: {'; '.join(one['run'] for one in failed)}."
-    caption = (
-        "Differences are from the first arm, seed by seed; interval and p are Student's. Fewer than five seeds tell nothing, whatever their "
-        "interval. What no setting touches is left out."
-    )
     return Section(
         "seeds",
         "What it came to, over seeds",
         intro,
         figures,
-        tables=(Table(COLUMNS, tuple(rows), caption, wide=True),),
+        tables=(Table(COLUMNS, tuple(rows), how_told(result), wide=True),),
     )
+
+
+def how_told(result: Mapping[str, Any]) -> str:
+    """Say what the verdicts of a sweep's table rest on, and what they are raised for and what not."""
+    others = len(result["settings"]) - 1
+    said = "Differences are from the first arm, seed by seed; interval and p are Student's."
+    if others > 1:
+        said += (
+            f" p and verdict are raised for the {others} arms that are held against the first (Holm), not for the number of measures; each "
+            "interval is of its difference by itself."
+        )
+    elif others:
+        said += " Verdicts are not raised for the number of measures."
+    return f"{said} Fewer than five seeds tell nothing, whatever their interval. What no setting touches is left out."
 
 
 def sweep_measures(results: Mapping[str, Any]) -> list[str]:
@@ -74,7 +84,9 @@ def _cells(row: Mapping[str, Any], unit: Unit) -> tuple[str, str, str, str, str]
     gap, told = "-", ""
     if "difference" in row:
         gap = show_gap(_read(row["difference"]), unit)
-        told = ("yes" if row["told"] else cannot_tell(row["needed"], "seeds")) + f" (p {show_p(row['p'])})"
+        told = (
+            "yes" if row["told"] else cannot_tell(row["needed"], "seeds")
+        ) + f" (p {show_p(row.get('p_of_all', row['p']))})"
     return f"{show(mean.value, unit, bare=True)}{interval}", said[0], said[1], gap, told
 
 
