@@ -216,6 +216,13 @@ def test_calibration_is_measured_against_the_luck_of_a_small_sample(fabricate: C
     assert titled(findings(gather(folder)), "about right").level == "good"
     edit(folder, "results/reward_model.json", lambda result: result.update(ece_of_chance=0.01))
     assert titled(findings(gather(folder)), "probabilities are off").level == "caution"
+    for low, said in (
+        (0.0, "about right"),
+        (0.005, "probabilities are off"),
+    ):  # what luck adds was taken away when it was measured
+        less = {"value": 0.02, "low": low, "high": 0.03, "n": 600}
+        edit(folder, "results/reward_model.json", lambda result, less=less: result.update(ece=less, ece_seen=0.04))
+        assert "without luck it is 2.0" in titled(findings(gather(folder)), said).text
 
 
 @pytest.mark.parametrize(

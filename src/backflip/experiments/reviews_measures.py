@@ -190,6 +190,7 @@ def write_reward_model(
             "against_gold": against,
             "ceiling": top,
             "ece": calibrated.error,
+            "ece_seen": calibrated.seen,
             "ece_of_chance": calibrated.chance,
             "bins": list(calibrated.bins),
             "baselines": baselines,
