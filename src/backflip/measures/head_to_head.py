@@ -20,7 +20,7 @@ from scipy import special
 from backflip.data import Estimate
 from backflip.errors import DataError
 from backflip.measures.paired import FEWEST_SEEDS, POWER, holm, sign_flip_test, student_test, units_to_tell
-from backflip.measures.stats import Z_95, finite, mean_interval, permutation_test, share_interval
+from backflip.measures.stats import Z_95, finite, mean_interval, permutation_test, share_interval, wilson
 from backflip.measures.win_rate import wins
 
 LEVEL = 0.05
@@ -162,6 +162,8 @@ def _unpaired(
     error = math.sqrt(float(won_NM.mean(1).var(ddof=1)) / n + float(won_NM.mean(0).var(ddof=1)) / m)
     reach = float(special.stdtrit(min(n, m) - 1, 0.975)) * error
     win_rate = Estimate(rate, max(0.0, rate - reach), min(1.0, rate + reach), min(n, m))
+    if error == 0:  # all alike do not prove that all others are
+        win_rate = wilson(rate * min(n, m), min(n, m))
     gap = float(ours_N.mean() - theirs_M.mean())
     parts = float(ours_N.var(ddof=1)) / n, float(theirs_M.var(ddof=1)) / m
     spread = sum(parts)
