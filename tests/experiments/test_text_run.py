@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -209,8 +210,14 @@ def test_a_plan_says_what_a_run_needs_and_makes_nothing(
         ({"--overseer": "somebody"}, 'is "somebody"; expected terminal, people or FILE.py:FUNCTION'),
         ({"--overseer": "{judges}:nobody"}, 'has no function "nobody"; it has wordy, shy, broken'),
         ({"--overseer": "{crashing}:judge"}, "failed while it was loaded (ZeroDivisionError"),
-        ({"--overseer": "{judges}:broken"}, "(KeyError: 'no such film'); mend it and resume"),
+        (
+            {"--overseer": "{judges}:broken"},
+            "(KeyError: 'no such film'); mend it and go on with: backflip run --resume",
+        ),
         ({"--overseer": "{judges}:shouting"}, "said 2 to query"),
+        ({"--overseer": None, "--method": "dpo", "--reward": "{judges}:fails"}, ':fails" failed on query'),
+        ({"--overseer": None, "--method": "dpo", "--reward": "{judges}:fails"}, 'the reward "'),
+        ({"--policy": "{garbled}"}, "DataError: cannot read"),
         ({"--components": "goods=half*{judges}:goods"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
         ({"--components": "goods=0.5"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
         ({"--components": "goods=inf*{judges}:goods"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
@@ -229,9 +236,12 @@ def test_a_mistake_is_one_line(
     files = {"empty": b"\n \n", "latin": b"the film\ngood\xe9\n", "few": b"the film\nwas good\n"}
     for name, content in files.items():
         (tmp_path / f"{name}.txt").write_bytes(content)
+    shutil.copytree(tiny_policy, tmp_path / "garbled")
+    (tmp_path / "garbled" / "backflip.json").write_text("{garbage")
     (tmp_path / "crashing.py").write_text("1 / 0\n")
     places = {name: str(tmp_path / f"{name}.txt") for name in files}
     places |= {"judges": str(judges), "chats": str(chats), "crashing": str(tmp_path / "crashing.py")}
+    places |= {"garbled": str(tmp_path / "garbled")}
     given: dict[str, str | None] = {
         "--policy": str(tiny_policy), "--prompts": str(prompts), "--overseer": f"{judges}:wordy", "--folder": str(tmp_path / "run"),
     }  # fmt: skip

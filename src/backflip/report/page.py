@@ -300,8 +300,9 @@ def _reproduce(evidence: Evidence) -> Section:
     intro += ", with uncommitted changes: the command alone does not bring this run back." if dirty else "."
     if not lines:
         intro += " The command was not recorded."
+    given = {name: value for name, value in command.items() if value is not None}
     table = flat_table(
-        command, "Environment", leave_out=("argv", "revision", "dirty", "id"), folded="Machine and versions"
+        given, "Environment", leave_out=("argv", "revision", "dirty", "id"), folded="Machine and versions"
     )
     return Section("reproduce", "Do it again", intro, commands=lines, tables=(table,) if table.rows else ())
 
