@@ -18,7 +18,7 @@ class DataError(BackflipError):
 
 
 class FunctionFailed(DataError):
-    """A function of the user's raised, or returned what is none of its answers; mended, the run can go on."""
+    """A function of the user's raised, or returned what is none of its answers; mended, the run can go on. Printed as a DataError."""
 
 
 class StoreError(BackflipError):

@@ -193,6 +193,16 @@ def test_a_plan_says_what_a_run_needs_and_makes_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"judges.py", "prompts.txt"}
 
 
+def test_a_reward_that_compares_is_called_one(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, failure: Failure
+) -> None:
+    files = ("--policy", str(tiny_policy), "--prompts", str(prompts), "--folder", str(tmp_path / "run"))
+    small = "--method dpo --comparisons 6 --updates 1 --sampling.max-new-tokens 5 --held-out-share 0.3 --quiet".split()
+    said = failure("run", "text", *files, *small, "--reward", f"{judges}:fails")
+    assert "the reward" in said and "failed on query" in said and "judge" not in said.replace(str(judges), "")
+    assert said.endswith(f"mend it and go on with: backflip run --resume {tmp_path / 'run'}")
+
+
 # -- mistakes: one line, exit code 2 ----------------------------------------------------------------------------------
 
 
@@ -215,8 +225,6 @@ def test_a_plan_says_what_a_run_needs_and_makes_nothing(
             "(KeyError: 'no such film'); mend it and go on with: backflip run --resume",
         ),
         ({"--overseer": "{judges}:shouting"}, "said 2 to query"),
-        ({"--overseer": None, "--method": "dpo", "--reward": "{judges}:fails"}, ':fails" failed on query'),
-        ({"--overseer": None, "--method": "dpo", "--reward": "{judges}:fails"}, 'the reward "'),
         ({"--policy": "{garbled}"}, "DataError: cannot read"),
         ({"--components": "goods=half*{judges}:goods"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
         ({"--components": "goods=0.5"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),

@@ -119,7 +119,8 @@ def test_a_row_of_the_best_few_costs_what_its_ranks_say():
 def test_the_best_of_four_is_less_than_the_best_quarter():
     """200 normal scores: what FeedME's usual rule comes to in one round, and what the best quarter of all does."""
     score = scipy_stats.norm.ppf((np.arange(200) + 0.5) / 200)
-    weight = np.diff((np.arange(201) / 200) ** 4)  # the best of four that are drawn with replacement
-    assert weight @ score == pytest.approx(1.027, abs=1e-3)
-    assert kl_exact_nats(np.full(200, 1 / 200), 4) == pytest.approx(0.633, abs=1e-3)
+    kept = (np.arange(1, 201) / 200) ** 3  # the other three of the group are no better; equal ones are kept with it
+    share = kept / kept.sum()
+    assert share @ score == pytest.approx(1.025, abs=1e-3)
+    assert share @ np.log(200 * share) == pytest.approx(0.633, abs=1e-3) and kl_of_kept_nats(4, 1) > 0.633
     assert score[-50:].mean() == pytest.approx(1.269, abs=1e-3)
