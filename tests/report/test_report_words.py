@@ -18,6 +18,7 @@ from backflip.measures.stats import wilson
 from backflip.report.evidence import gather
 from backflip.report.headline import Finding, findings, outcome, status_sentence, verdict
 from backflip.report.intervals import difference, interval_of
+from backflip.report.page import _reproduce  # pyright: ignore[reportPrivateUsage]
 from backflip.report.wording import duration, policy_key, show, show_gap, show_interval, wording
 from backflip.run import Run
 
@@ -209,6 +210,14 @@ def test_text_runs_are_judged_by_their_overseer(fabricate: Callable[..., Path]) 
     won = {"value": 0.7, "low": 0.65, "high": 0.75, "n": 200}
     edit(folder, "summary.json", lambda summary: summary.update(estimates={"win_rate_by_overseer": won}))
     assert outcome(gather(folder)).startswith(f"The overseer prefers PPO's answer to the base's in 70{PERCENT}")
+
+
+def test_what_was_not_given_is_no_line_of_the_environment(fabricate: Callable[..., Path]) -> None:
+    folder = fabricate()
+    edit(folder, "command.json", lambda command: command.update(trackers=None, store=None, device="cpu"))
+    (table,) = _reproduce(gather(folder)).tables
+    names = {row[0].text for row in table.rows}
+    assert "device" in names and not names & {"trackers", "store"}
 
 
 def test_calibration_is_measured_against_the_luck_of_a_small_sample(fabricate: Callable[..., Path]) -> None:

@@ -3,7 +3,7 @@
 Every round asks about fresh answers of that same policy; more than one are of use where questions are chosen (`queries`). What comes out has no
 distribution over tokens, so its KL is a bound. Left out: choosing (`policies.best_of`), and what n is worth (`measures.best_of_n`).
 
-Shapes: none of its own.
+Shapes: B rows.
 """
 
 from __future__ import annotations
