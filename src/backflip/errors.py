@@ -1,4 +1,4 @@
-"""The four errors a user can cause, and mend.
+"""The errors a user can cause, and mend.
 
 Every message says what happened, what was expected, and what to do. The command line prints these in one
 line with exit code 2; anything else keeps its traceback, because it is a fault of ours.
@@ -15,6 +15,10 @@ class ConfigError(BackflipError):
 
 class DataError(BackflipError):
     """A file, checkpoint or data set is missing, broken or of the wrong kind."""
+
+
+class FunctionFailed(DataError):
+    """A function of the user's raised, or returned what is none of its answers; mended, the run can go on. Printed as a DataError."""
 
 
 class StoreError(BackflipError):

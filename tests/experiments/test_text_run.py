@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_a_plan_says_what_a_run_needs_and_makes_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"judges.py", "prompts.txt"}
 
 
+def test_a_reward_that_compares_is_called_one(
+    tmp_path: Path, tiny_policy: Path, prompts: Path, judges: Path, failure: Failure
+) -> None:
+    files = ("--policy", str(tiny_policy), "--prompts", str(prompts), "--folder", str(tmp_path / "run"))
+    small = "--method dpo --comparisons 6 --updates 1 --sampling.max-new-tokens 5 --held-out-share 0.3 --quiet".split()
+    said = failure("run", "text", *files, *small, "--reward", f"{judges}:fails")
+    assert "the reward" in said and "failed on query" in said and "judge" not in said.replace(str(judges), "")
+    assert said.endswith(f"mend it and go on with: backflip run --resume {tmp_path / 'run'}")
+
+
 # -- mistakes: one line, exit code 2 ----------------------------------------------------------------------------------
 
 
@@ -209,8 +220,12 @@ def test_a_plan_says_what_a_run_needs_and_makes_nothing(
         ({"--overseer": "somebody"}, 'is "somebody"; expected terminal, people or FILE.py:FUNCTION'),
         ({"--overseer": "{judges}:nobody"}, 'has no function "nobody"; it has wordy, shy, broken'),
         ({"--overseer": "{crashing}:judge"}, "failed while it was loaded (ZeroDivisionError"),
-        ({"--overseer": "{judges}:broken"}, "(KeyError: 'no such film'); mend it and resume"),
+        (
+            {"--overseer": "{judges}:broken"},
+            "(KeyError: 'no such film'); mend it and go on with: backflip run --resume",
+        ),
         ({"--overseer": "{judges}:shouting"}, "said 2 to query"),
+        ({"--policy": "{garbled}"}, "DataError: cannot read"),
         ({"--components": "goods=half*{judges}:goods"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
         ({"--components": "goods=0.5"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
         ({"--components": "goods=inf*{judges}:goods"}, "expected NAME=WEIGHT*FILE.py:FUNCTION"),
@@ -229,9 +244,12 @@ def test_a_mistake_is_one_line(
     files = {"empty": b"\n \n", "latin": b"the film\ngood\xe9\n", "few": b"the film\nwas good\n"}
     for name, content in files.items():
         (tmp_path / f"{name}.txt").write_bytes(content)
+    shutil.copytree(tiny_policy, tmp_path / "garbled")
+    (tmp_path / "garbled" / "backflip.json").write_text("{garbage")
     (tmp_path / "crashing.py").write_text("1 / 0\n")
     places = {name: str(tmp_path / f"{name}.txt") for name in files}
     places |= {"judges": str(judges), "chats": str(chats), "crashing": str(tmp_path / "crashing.py")}
+    places |= {"garbled": str(tmp_path / "garbled")}
     given: dict[str, str | None] = {
         "--policy": str(tiny_policy), "--prompts": str(prompts), "--overseer": f"{judges}:wordy", "--folder": str(tmp_path / "run"),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import re
 from collections.abc import Callable
@@ -232,6 +233,37 @@ def test_a_judge_that_raises_stops_the_run(tmp_path: Path, method: str) -> None:
     config = config_of(method)
     with new_run(tmp_path / "run", config) as run, pytest.raises(DataError, match='judge "broken" failed on query'):
         load(method).train(parts_of(run, broken), config, run)
+
+
+@pytest.mark.parametrize("method", ["dpo", "nash_md"])
+def test_nothing_but_ties_is_said(tmp_path: Path, method: str) -> None:
+    """Two rounds of nothing else, said once in each: the policy stays the base, and no reader takes it for a trained one."""
+    config = config_of(method, comparisons=32, rounds=2, updates=2)
+    with new_run(tmp_path / "run", config) as run:
+        load(method).train(parts_of(run, lambda prompt, a, b: 0.5), config, run)
+        said = [note for note in notes(run) if "answers heard are ties" in note]
+    assert len(said) == 2 and all("nothing says which answer is better" in note for note in said)
+
+
+@pytest.mark.parametrize("method", ["dpo", "sft", "rloo"])
+def test_a_judge_who_likes_a_place_is_named(tmp_path: Path, method: str) -> None:
+    config, said = config_of(method, updates=1), dict[str, list[str]]()
+    judges = {"first": lambda prompt, a, b: 1.0, "last": lambda prompt, a, b: 0.2, "fair": likes_good}
+    for name, judge in judges.items():
+        with new_run(tmp_path / name, config) as run:
+            load(method).train(parts_of(run, judge), config, run)
+            said[name] = [note for note in notes(run) if "shown first" in note]
+    assert [len(said[name]) for name in judges] == [1, 1, 0]
+    assert "the answer shown first won 100% of 64 questions" in said["first"][0] and "won 20%" in said["last"][0]
+    few = config_of("dpo", comparisons=12, updates=1)
+    with new_run(tmp_path / "few", few) as run:
+        load("dpo").train(parts_of(run, judges["first"]), few, run)
+        assert notes(run) == []
+
+
+def notes(run: Run) -> list[str]:
+    file = run.path / "notes.jsonl"
+    return [json.loads(line)["text"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.mark.parametrize("method", UPDATED)

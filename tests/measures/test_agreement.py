@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from backflip.data import Estimate
 from backflip.errors import DataError
@@ -59,7 +60,7 @@ def test_a_calibrated_model_has_the_error_of_chance():
     chance = rng.random(3000)
     said = (rng.random(3000) < chance).astype(float)
     found = calibration(chance, said, rng)
-    assert abs(found.error.value - found.chance) < 0.01
+    assert abs(found.seen - found.chance) < 0.01 and found.error.low == 0 and found.error.value < found.seen
     assert sum(row["n"] for row in found.bins) == 3000
     assert all(abs(row["predicted"] - row["observed"]) < 0.08 for row in found.bins)
     assert math.isclose(calibration(1 - chance, 1 - said, np.random.default_rng(0)).error.value, found.error.value)
@@ -71,6 +72,22 @@ def test_overconfidence_is_measured_and_seen():
     found = calibration(np.full(2000, 0.95), said, rng)
     assert found.error.value == pytest.approx(0.25, abs=0.04) and found.error.low > 3 * found.chance
     assert len(found.bins) == 1 and found.bins[0]["predicted"] == pytest.approx(0.95)
+
+
+def test_what_chance_adds_to_the_calibration_error_is_taken_away():
+    """As it is seen it is too large: a perfect model's interval would leave 0 out in four of ten data sets."""
+    rng = np.random.default_rng(5)
+    odds = rng.normal(size=(40, 200))
+    said = (rng.random(odds.shape) < expit(odds)).astype(float)
+    perfect = [calibration(expit(each), told, rng) for each, told in zip(odds, said, strict=True)]
+    assert sum(each.error.low > 0 for each in perfect) <= 2
+    sure = [calibration(expit(2 * each), told, rng) for each, told in zip(odds, said, strict=True)]
+    truth = 0.1033  # of two million answers
+    assert float(np.mean([each.error.value for each in sure])) == pytest.approx(truth, abs=0.012)
+    assert float(np.mean([each.seen for each in sure])) > truth + 0.012
+    assert sum(each.error.low <= truth <= each.error.high for each in sure) >= 34
+    silent = calibration(expit(odds[0]), expit(odds[0]), rng)
+    assert (silent.error.value, silent.error.low) == (0.0, 0.0), "shares that are the very probabilities"
 
 
 def test_ties_count_one_half():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
 from backflip.errors import DataError
-from backflip.measures.best_of_n import best_of_n, kl_bound_nats, kl_exact_nats, subset_weights
+from backflip.measures.best_of_n import best_of_n, kl_bound_nats, kl_exact_nats, kl_of_kept_nats, subset_weights
 
 
 def brute(proxy: Sequence[float], gold: Sequence[float], n: int, pick: object = max) -> float:
@@ -100,3 +101,26 @@ def test_nonsense_is_refused():
         best_of_n([[1, 2]], [[1, 2, 3]], 1)
     with pytest.raises(DataError, match="distribution"):
         kl_exact_nats([0.5, 0.6], 2)
+
+
+def test_a_row_of_the_best_few_costs_what_its_ranks_say():
+    """Counted: a sample's quantile, and so how often it is among the kept, is a mean over its rank's order statistics."""
+    for n, kept in ((4, 1), (8, 2), (16, 12)):
+        middle = (np.arange(200_000) + 0.5) / 200_000
+        ranks = [scipy_stats.beta.pdf(middle, n - j, j + 1) for j in range(kept)]
+        ratio = np.mean(ranks, axis=0)
+        assert kl_of_kept_nats(n, kept) == pytest.approx(float(np.mean(ratio * np.log(ratio + 1e-300))), abs=1e-4)
+        assert kl_of_kept_nats(n, kept) < math.log(n / kept)
+    assert kl_of_kept_nats(256, 1) == pytest.approx(kl_bound_nats(256), abs=1e-9) and kl_of_kept_nats(5, 5) < 1e-12
+    with pytest.raises(DataError, match="the best 5 of 4"):
+        kl_of_kept_nats(4, 5)
+
+
+def test_the_best_of_four_is_less_than_the_best_quarter():
+    """200 normal scores: what FeedME's usual rule comes to in one round, and what the best quarter of all does."""
+    score = scipy_stats.norm.ppf((np.arange(200) + 0.5) / 200)
+    kept = (np.arange(1, 201) / 200) ** 3  # the other three of the group are no better; equal ones are kept with it
+    share = kept / kept.sum()
+    assert share @ score == pytest.approx(1.025, abs=1e-3)
+    assert share @ np.log(200 * share) == pytest.approx(0.633, abs=1e-3) and kl_of_kept_nats(4, 1) > 0.633
+    assert score[-50:].mean() == pytest.approx(1.269, abs=1e-3)

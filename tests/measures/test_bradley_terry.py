@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, stdtrit
 
 from backflip.errors import DataError
 from backflip.measures.bradley_terry import bradley_terry, cycles
@@ -96,6 +96,29 @@ def test_a_cycle_has_equal_ratings_and_is_found() -> None:
     assert cycles(beats) == [(0, 1, 2)] and cycles(beats.T) == [(0, 2, 1)]
     beats[2, 0] = False
     assert cycles(beats) == []
+
+
+def test_ratings_of_nothing_but_ties_have_a_width() -> None:
+    for count in (2, 20):
+        gap = bradley_terry([0] * count, [1] * count, [0.5] * count, "ab").between(0, 1)
+        reach = float(stdtrit(count - 1, 0.975)) * math.sqrt(4 / count)
+        assert (gap.value, gap.low, gap.high) == pytest.approx((0, -reach, reach))
+    once = bradley_terry([0] * 20, [1] * 20, [0.5] * 20, "ab")
+    twice = bradley_terry([0] * 40, [1] * 40, [0.5] * 40, "ab", np.arange(40) % 20)
+    assert twice.of(0).high == pytest.approx(once.of(0).high), "said twice is no news"
+    # a and b give the same answers: whatever c wins of one it wins of the other, which tells nothing of a's lead over b
+    won = np.random.default_rng(0).random(30) < 0.5
+    first, second = [0] * 30 + [1] * 30 + [0] * 30, [2] * 60 + [1] * 30
+    found = bradley_terry(first, second, np.r_[won, won, np.full(30, 0.5)], "abc", np.tile(np.arange(30), 3))
+    assert found.between(0, 1).value == pytest.approx(0) and found.between(0, 1).high > 0.3
+
+
+def test_intervals_of_a_few_comparisons_with_ties_cover() -> None:
+    rng, inside = np.random.default_rng(2), 0
+    for _ in range(300):
+        found = bradley_terry([0] * 6, [1] * 6, rng.choice([0.0, 0.5, 1.0], 6, p=[0.1, 0.8, 0.1]), "ab")
+        inside += found.between(0, 1).low <= 0 <= found.between(0, 1).high
+    assert inside >= 285
 
 
 def test_one_prompt_alone_has_no_interval() -> None:

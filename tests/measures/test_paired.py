@@ -66,4 +66,5 @@ def test_students_test_is_that_of_the_interval() -> None:
         values = rng.normal(0.8, 1.0, 5)
         found = mean_interval(values)
         assert (student_test(values) <= 0.05) == (found.low > 0 or found.high < 0)
-    assert student_test([1.0]) == 1.0 and student_test([0.0, 0.0]) == 1.0 and student_test([2.0, 2.0]) == 0.0
+    assert student_test([1.0]) == 1.0 and student_test([0.0, 0.0]) == 1.0 and student_test([2.0, 2.0]) == 0.5
+    assert student_test([0.1] * 5) == 0.0625, "equal ones say nothing of chance; a sign flip's floor does"

@@ -52,6 +52,17 @@ def test_a_share_of_all_or_none_has_a_width_and_no_share_passes_its_ends():
         share_interval([0.5, 1.5])
 
 
+def test_a_share_of_nothing_but_ties_has_a_width():
+    for value in (0.5, 0.1, 1 / 3):
+        ties = share_interval([value] * 30)
+        same = wilson(value * 30, 30)
+        assert (ties.value, ties.low, ties.high, ties.n) == pytest.approx((value, same.low, same.high, 30))
+    alike = share_interval([0.0, 1.0] * 10, groups=np.repeat(np.arange(10), 2))
+    assert (alike.low, alike.high) == pytest.approx((wilson(5, 10).low, wilson(5, 10).high)), "groups came to the same"
+    tied = pair_share_interval([0.5] * 40, *np.random.default_rng(0).integers(0, 6, (2, 40)))
+    assert (tied.low, tied.high, tied.n) == pytest.approx((wilson(1.5, 3).low, wilson(1.5, 3).high, 6))
+
+
 def test_pairs_with_an_episode_in_common_are_not_counted_as_independent():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 6, (2, 40))

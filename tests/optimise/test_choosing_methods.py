@@ -1,5 +1,6 @@
 """FeedME, reward-conditioned training and online imitation: what is kept, what is told, and their exact limits."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from backflip.data import PAD, Episodes
 from backflip.errors import ConfigError, DataError
+from backflip.measures.best_of_n import kl_of_kept_nats
 from backflip.measures.kl import k1_nats_per_sequence
 from backflip.optimise import conditional, feedme, imitate
 from backflip.optimise.conditional import Asked, ConditionalConfig, TokenInFront
@@ -99,6 +101,21 @@ def test_a_moving_quantile_goes_further_every_round() -> None:
         )
         found.append(stats["reward_sum_mean"])
     assert found[0] < found[1] < found[2]
+
+
+def test_the_best_of_each_group_costs_best_of_n_and_a_bar_costs_conditioning() -> None:
+    rating_B, group_B = torch.randn(80, generator=torch.Generator().manual_seed(0)), torch.arange(80) // 4
+    best = TopShare(0.25, within_group=True)
+
+    def bound(rating_B: torch.Tensor, keep: feedme.Keep) -> float:
+        return feedme.chosen(rating_B, group_B, keep)[1]["kl_bound_nats"]
+
+    assert bound(rating_B, best) == pytest.approx(math.log(4) - 3 / 4), "best of 4, not the best quarter"
+    assert bound(rating_B, TopShare(0.5, within_group=True)) == pytest.approx(kl_of_kept_nats(4, 2))
+    assert bound(rating_B, TopShare(0.25)) == pytest.approx(math.log(4))
+    tied_B = rating_B.clone()
+    tied_B[:4] = 9.0  # a group of ties is kept whole, which best of n would not do
+    assert bound(tied_B, best) == pytest.approx(-math.log(23 / 80))
 
 
 def test_what_is_kept_by_hand() -> None:

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from backflip.data import Query
-from backflip.errors import DataError
+from backflip.errors import DataError, FunctionFailed
 from backflip.overseers.function import FunctionOverseer
 from backflip.protocols import Overseer
 from backflip.store import Store
+
+
+def fails(prompt: str, a: str, b: str) -> float:
+    raise ValueError("cannot read it")
 
 
 def longer(prompt: str, a: str, b: str) -> float | None:
@@ -64,6 +68,10 @@ def test_an_exception_names_the_query_and_keeps_earlier_answers(store: Store, qu
     with pytest.raises(DataError, match=asked[1].id):
         FunctionOverseer(store, lambda p, a, b: abs(brittle(p, a, b)), name="brittle").ask(asked)
     assert [j.query_id for j in store.judgements()[0]] == [asked[0].id]
+    long = replace(query("a" * 100, "b"), order=(1, 0))
+    said = rf"the reward \"longest\" failed on query {long.id}, 'b' and 'a{{60}}\.\.\.' to 'the film' \(ValueError"
+    with pytest.raises(FunctionFailed, match=said):
+        FunctionOverseer(store, fails, name="longest", kind="reward").ask([long])
 
 
 def test_numbers_of_numpy_are_numbers_and_an_exit_is_a_failure(store: Store, query: Any):

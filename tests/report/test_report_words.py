@@ -18,6 +18,7 @@ from backflip.measures.stats import wilson
 from backflip.report.evidence import gather
 from backflip.report.headline import Finding, findings, outcome, status_sentence, verdict
 from backflip.report.intervals import difference, interval_of
+from backflip.report.page import _reproduce  # pyright: ignore[reportPrivateUsage]
 from backflip.report.wording import duration, policy_key, show, show_gap, show_interval, wording
 from backflip.run import Run
 
@@ -211,11 +212,26 @@ def test_text_runs_are_judged_by_their_overseer(fabricate: Callable[..., Path]) 
     assert outcome(gather(folder)).startswith(f"The overseer prefers PPO's answer to the base's in 70{PERCENT}")
 
 
+def test_what_was_not_given_is_no_line_of_the_environment(fabricate: Callable[..., Path]) -> None:
+    folder = fabricate()
+    edit(folder, "command.json", lambda command: command.update(trackers=None, store=None, device="cpu"))
+    (table,) = _reproduce(gather(folder)).tables
+    names = {row[0].text for row in table.rows}
+    assert "device" in names and not names & {"trackers", "store"}
+
+
 def test_calibration_is_measured_against_the_luck_of_a_small_sample(fabricate: Callable[..., Path]) -> None:
     folder = fabricate()
     assert titled(findings(gather(folder)), "about right").level == "good"
     edit(folder, "results/reward_model.json", lambda result: result.update(ece_of_chance=0.01))
     assert titled(findings(gather(folder)), "probabilities are off").level == "caution"
+    for low, said in (
+        (0.0, "about right"),
+        (0.005, "probabilities are off"),
+    ):  # what luck adds was taken away when it was measured
+        less = {"value": 0.02, "low": low, "high": 0.03, "n": 600}
+        edit(folder, "results/reward_model.json", lambda result, less=less: result.update(ece=less, ece_seen=0.04))
+        assert "without luck it is 2.0" in titled(findings(gather(folder)), said).text
 
 
 @pytest.mark.parametrize(

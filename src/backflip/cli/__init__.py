@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from backflip import __version__
-from backflip.errors import BackflipError, ConfigError
+from backflip.errors import BackflipError, ConfigError, DataError
 from backflip.experiments import nearest
 
 COMMANDS = {
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed a help page
         return int(stop.code or 0)
     except BackflipError as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        kind = DataError if isinstance(error, DataError) else type(error)
+        print(f"{kind.__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

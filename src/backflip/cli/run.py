@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backflip.cli.options import Options
 from backflip.cli.quiet import without_foreign_bars
-from backflip.errors import ConfigError
+from backflip.errors import ConfigError, FunctionFailed
 from backflip.experiments import METHOD, Experiment, find, listing
 from backflip.experiments.methods import carried
 
@@ -187,6 +187,8 @@ def carry_out(spec: Experiment, config: Any, run: Run, *, quiet: bool, begin: Ca
     except KeyboardInterrupt:
         print(f"stopped; go on with: backflip run --resume {run.path}", file=sys.stderr)
         return 130
+    except FunctionFailed as error:
+        raise FunctionFailed(f"{error}; mend it and go on with: backflip run --resume {run.path}") from error
     print(f"done: {run.path}; see it with: backflip report {run.path}")
     return 0
 

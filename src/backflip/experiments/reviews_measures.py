@@ -22,7 +22,7 @@ from backflip.loops.asking import pair_up
 from backflip.loops.parts import Trained, stream
 from backflip.measures.agreement import accuracy, ceiling, set_aside
 from backflip.measures.best_of_n import best_of_n, kl_bound_nats
-from backflip.measures.calibration import calibration
+from backflip.measures.calibration import Calibration, calibration
 from backflip.measures.diversity import distinct_n, distinct_ratio, entropy_nats, length_tokens, ngrams, repetition
 from backflip.measures.kl import kl_columns
 from backflip.measures.stats import mean_interval, share_interval
@@ -189,9 +189,7 @@ def write_reward_model(
             "accuracy": right,
             "against_gold": against,
             "ceiling": top,
-            "ece": calibrated.error,
-            "ece_of_chance": calibrated.chance,
-            "bins": list(calibrated.bins),
+            **_of_calibration(calibrated),
             "baselines": baselines,
             "fits": trained.fits,
         },
@@ -205,6 +203,15 @@ def write_reward_model(
         "bag of words, on the gold judge's own choice": against["bag_of_words_agreement_with_gold"],
         "by how much the reward model is right more often": against["reward_model_lead"],
         **human,
+    }
+
+
+def _of_calibration(found: Calibration) -> dict[str, Any]:
+    return {
+        "ece": found.error,
+        "ece_seen": found.seen,
+        "ece_of_chance": found.chance,
+        "bins": list(found.bins),
     }
 
 

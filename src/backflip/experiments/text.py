@@ -318,7 +318,8 @@ def overseers_of(config: TextTask, run: Run) -> tuple[Overseer, Overseer]:
         judge = function_of(config.preference, "--preference")
     else:
         judge = higher(function_of(config.reward, "--reward"))
-    by_score = FunctionOverseer(run.store, judge, name=config.reward or config.preference)
+    kind = "reward" if config.reward else "preference"
+    by_score = FunctionOverseer(run.store, judge, name=config.reward or config.preference, kind=kind)
     return by_score, overseer_of(config.overseer, run) if config.overseer else by_score
 
 

@@ -6,7 +6,7 @@ Left out: which judgements count and what they weigh (`answers`), and what is le
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,9 @@ from backflip.errors import DataError
 from backflip.loops.answers import gather, person_weights, write_asked
 from backflip.loops.choosing import Asking, choose
 from backflip.loops.parts import Parts, Position, Trained, Training, share, stream
+from backflip.measures.stats import wilson
 from backflip.overseers.recorded import RecordedOverseer
+from backflip.overseers.shown import order_of
 from backflip.rewards.comparisons import Comparison, comparisons
 from backflip.rewards.ensemble import RewardEnsemble
 from backflip.store.lineage import Lineage, judgement_id
@@ -25,6 +27,9 @@ from backflip.store.lineage import Lineage, judgement_id
 if TYPE_CHECKING:
     from backflip.loops.settings import AskSettings, Settings
     from backflip.run import Run
+
+FEWEST = 20
+"""Questions from which on a liking for a place is spoken of."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,34 @@ def ask(parts: Parts, before: Told, config: AskSettings, now: Training, run: Run
         raise DataError(
             "nobody answered a single question, so there is nothing to fit; ask more, or wait longer (--wait-seconds)"
         )
+    if said := doubts(questions, answers, counts):
+        run.note(f"in round {at.round + 1} {said}")
     at.asked_at += [at.round] * (len(questions) - len(at.asked))
     at.asked, at.heard = [query.id for query in questions], [judgement_id(one) for one in answers]
     at.weights = weight
     return Told(questions, answers, weight, pairs, counts)
+
+
+def doubts(questions: Sequence[Query], answers: Sequence[Judgement], counts: Mapping[str, int]) -> str | None:
+    """Return the words for judgements that tell little or nothing: all are ties, or it is the place that wins; None for others.
+
+    The place is told by Wilson's interval over questions, FEWEST or more; which answer is shown first is drawn half and half, so that a
+    liking for a place teaches nothing by itself, but hides what else was meant.
+    """
+    taught = [one for one in answers if one.answer is not None]
+    if counts["ties"] == len(taught):
+        return f"all {len(taught)} answers heard are ties: nothing says which answer is better, so a policy that learns from them stays as it is"
+    place = {query.id: order_of(query)[0] for query in questions}
+    first: dict[str, list[float]] = {}
+    for one in taught:
+        first.setdefault(one.query_id, []).append((one.answer or ())[place[one.query_id]])
+    won = wilson(min(sum(float(np.mean(each)) for each in first.values()), len(first)), len(first))
+    if len(first) < FEWEST or won.low <= 0.5 <= won.high:
+        return None
+    return (
+        f"the answer shown first won {won.value:.0%} of {len(first)} questions (95 % interval {won.low:.0%} to {won.high:.0%}): the judge likes "
+        "a place, beside or instead of an answer"
+    )
 
 
 def reread(at: Position, run: Run) -> Told:

@@ -3,7 +3,7 @@
 The estimator averages over all subsets of n of the N samples, so it uses every sample and has no bias. Left out:
 choosing an answer to show (`optimise/best_of_n`).
 
-Shapes: K openings, N samples of each, L levels of a score, D values of n.
+Shapes: K openings, N samples of each, L levels of a score, D values of n, U quantiles.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from backflip.data import Estimate
 from backflip.errors import DataError
@@ -59,6 +60,23 @@ def subset_weights(samples: int, n: int) -> NDArray[np.float64]:
     weight_N = np.array([math.comb(i, n - 1) / math.comb(samples, n) for i in range(samples)])
     weight_N.setflags(write=False)  # it is kept: whoever gets it next must get the same
     return weight_N
+
+
+@functools.lru_cache(maxsize=64)
+def kl_of_kept_nats(n: int, kept: int) -> float:
+    """Return the KL from the sampler to a row drawn from the best `kept` of n of its samples, nats; exact without ties.
+
+    A row at quantile u is among them with probability P(at most kept - 1 of the n - 1 others lie above), binomial; for one that is kept it
+    comes to ln n - (n - 1) / n (`kl_bound_nats`), and is below -ln(kept / n), which is conditioning's, for any number.
+
+    Raises:
+        DataError: kept is not in 1 .. n.
+    """
+    if not 1 <= kept <= n:
+        raise DataError(f"the best {kept} of {n}; expected between one and all of them")
+    node_U, weight_U = np.polynomial.legendre.leggauss(400)
+    ratio_U = n / kept * special.bdtr(kept - 1, n - 1, (1 - node_U) / 2)
+    return float(weight_U @ special.xlogy(ratio_U, ratio_U)) / 2
 
 
 def kl_bound_nats(n: int) -> float:

@@ -2,7 +2,8 @@
 
 P(i beats j) = sigmoid(rating_i - rating_j); ratings are log-odds, and only their differences mean anything, so their mean is 0. A tie is
 half a win to each. Comparisons on one prompt share its answers and are not independent, so the errors are those of a sandwich over
-prompts (White 1982), which holds also where shares are fractions or no set of ratings fits. What no ratings can say, a cycle, is named.
+prompts (White 1982), which holds also where shares are fractions or no set of ratings fits. A sandwich of residuals that are all 0 (every
+comparison a tie) would be no error at all: the likelihood's own stands in. What no ratings can say, a cycle, is named.
 
 Shapes: N comparisons, A players, G groups (prompts).
 """
@@ -27,6 +28,8 @@ from backflip.measures.stats import finite, groups_of
 STEPS = 100
 CLOSE = 1e-10
 """Newton ends where no rating moves further than this."""
+NOTHING = 1e-6
+"""A sandwich's variance below this part of the likelihood's own is that of residuals that are 0 but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Ratings:
     covariance_AA: NDArray[np.float64]
     groups: int
     """Independent units they rest on."""
+    likelihood_AA: NDArray[np.float64]
+    """The inverse information, as if all that a player met on one prompt were one comparison; used where no residual tells of a spread."""
 
     def of(self, player: int) -> Estimate:
         """Return one player's rating against the mean of all, log-odds."""
@@ -55,8 +60,10 @@ class Ratings:
         value = float(weight_A @ self.rating_A)
         if self.groups == 1:
             return Estimate(value, -math.inf, math.inf, 1)
-        error = math.sqrt(max(0.0, float(weight_A @ self.covariance_AA @ weight_A)))
-        reach = float(special.stdtrit(self.groups - 1, 0.975)) * error
+        variance, least = (float(weight_A @ each @ weight_A) for each in (self.covariance_AA, self.likelihood_AA))
+        reach = float(special.stdtrit(self.groups - 1, 0.975)) * math.sqrt(
+            least if variance < NOTHING * least else variance
+        )
         return Estimate(value, value - reach, value + reach, self.groups)
 
 
@@ -97,7 +104,11 @@ def bradley_terry(
     np.add.at(score_GA, (group_N, second_N), -surprise_N)
     correction = count / (count - 1) if count > 1 else 1.0
     covariance_AA = inverse_AA @ (score_GA.T @ score_GA) @ inverse_AA * correction
-    return Ratings(rating_A, covariance_AA, count)
+    met_GA = np.zeros_like(score_GA)
+    for each_N in (first_N, second_N):
+        np.add.at(met_GA, (group_N, each_N), 1.0)
+    together = float(((met_GA**2).sum(0) / met_GA.sum(0)).max())  # Kish's design effect were those of a prompt all one
+    return Ratings(rating_A, covariance_AA, count, inverse_AA * together)
 
 
 def cycles(beats_AA: NDArray[np.bool_]) -> list[tuple[int, int, int]]:

@@ -26,6 +26,8 @@ FEWEST_SEEDS = 5
 EXACT_UNITS = 14
 """Up to so many units that differ, all ways to exchange are tried."""
 BLOCK = 500
+EQUAL = 1e-12
+"""Differences that spread by no more than this, as a part of their mean, are equal but for rounding."""
 
 
 def sign_flip_test(difference: ArrayLike, rng: np.random.Generator, draws: int = 20_000) -> float:
@@ -51,13 +53,16 @@ def sign_flip_test(difference: ArrayLike, rng: np.random.Generator, draws: int =
 def student_test(difference: ArrayLike) -> float:
     """Return the two-sided p-value of a mean difference by Student's paired test, which agrees with the interval of `stats.mean_interval`.
 
-    For a handful of seeds, where sign flips cannot go low enough to say anything; it takes the differences for normal.
+    For a handful of seeds, where sign flips cannot go low enough to say anything; it takes the differences for normal. Where all are
+    equal and none is 0, t is infinite and says nothing of chance: the p-value is then that of sign flips, 0.0625 for five.
     """
     value_N = finite(difference, "differences")
     if len(value_N) < 2 or not value_N.any():
         return 1.0
-    error = float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
-    return 0.0 if error == 0 else 2 * float(special.stdtr(len(value_N) - 1, -abs(float(value_N.mean())) / error))
+    error, mean = float(value_N.std(ddof=1)) / math.sqrt(len(value_N)), abs(float(value_N.mean()))
+    if error <= EQUAL * mean:
+        return 2.0 ** (1 - len(value_N))
+    return 2 * float(special.stdtr(len(value_N) - 1, -mean / error))
 
 
 def units_to_tell(difference: ArrayLike, fewest: int | None = None, level: float = LEVEL) -> int | None:

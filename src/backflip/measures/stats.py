@@ -99,7 +99,7 @@ def mean_count_interval(counts: ArrayLike) -> Estimate:
 def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """Average outcomes in [0, 1] (wins, hits) as `mean_interval` does, but never beyond 0 and 1, nor without width.
 
-    Where all are 0 or all are 1 the interval is Wilson's over groups: 20 right of 20 do not prove that all are.
+    Where all groups came to the same (all 1, all ties) the interval is Wilson's over groups: 20 right of 20 do not prove that all are.
 
     Raises:
         DataError: a value lies outside [0, 1] by more than rounding explains.
@@ -109,7 +109,7 @@ def share_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Estima
         raise DataError(f"outcomes from {value_N.min()} to {value_N.max()}; expected shares in [0, 1]")
     value_N = value_N.clip(0, 1)
     found = mean_interval(value_N, groups)
-    if found.value in (0.0, 1.0):
+    if found.value in (0.0, 1.0) or found.high - found.low < ROUNDING:
         return wilson(found.value * found.n, found.n)
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
 
@@ -119,7 +119,7 @@ def pair_share_interval(values: ArrayLike, first: ArrayLike, second: ArrayLike) 
 
     `first`, `second`: which unit each side of a pair is from. Pairs with a unit in common are not independent: the standard error sums
     over all such pairs of pairs (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015), and is never less than if all were
-    independent. Where all are 0 or all are 1 the interval is Wilson's over as many pairs as could have no unit in common.
+    independent. Where all are equal the interval is Wilson's over as many pairs as could have no unit in common.
 
     Raises:
         DataError: a value lies outside [0, 1], or a unit is given for another number of pairs.
@@ -130,10 +130,11 @@ def pair_share_interval(values: ArrayLike, first: ArrayLike, second: ArrayLike) 
     unit_N2 = groups_of(np.concatenate([np.ravel(np.asarray(each)) for each in (first, second)]), 2 * count)
     unit_N2 = np.sort(unit_N2.reshape(2, count).T, axis=1)
     units = int(unit_N2.max()) + 1
-    if found.value in (0.0, 1.0):
-        return replace(wilson(found.value * max(1, units // 2), max(1, units // 2)), n=units)
-    if min(units, count) == 1:
+    if min(units, count) == 1 and found.value not in (0.0, 1.0):
         return Estimate(found.value, 0.0, 1.0, units)
+    if float(np.ptp(value_N)) < ROUNDING:
+        apart = max(1, units // 2)
+        return replace(wilson(found.value * apart, apart), n=units)
     gap_N = value_N - found.value
     across_N = np.flatnonzero(unit_N2[:, 0] != unit_N2[:, 1])
     shared = np.bincount(unit_N2[:, 0], weights=gap_N, minlength=units)

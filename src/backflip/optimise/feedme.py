@@ -1,8 +1,8 @@
 """FeedME: keep the rated answers that are good enough, and tune on them as if they were demonstrations.
 
 The name is OpenAI's for the models -001 and -002; relatives are expert iteration and rejection sampling. On samples of the
-policy itself the limit is that policy *conditioned* on having passed, which is not the limit of RL (docs/feedme.md). Left out: the
-loss, which is `sft`'s, and sampling (the loop).
+policy itself the limit of a bar is that policy *conditioned* on having passed, and of the best of each group it is best-of-n; neither is
+the limit of RL (docs/feedme.md). Left out: the loss, which is `sft`'s, and sampling (the loop).
 
 Shapes: B rows, T decisions, G groups.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from backflip.data import Episodes
 from backflip.errors import ConfigError, DataError
+from backflip.measures.best_of_n import kl_of_kept_nats
 from backflip.optimise import sft
 from backflip.optimise.groups import numbered
 from backflip.optimise.returns import check_reward, on_last_decision
@@ -76,7 +77,8 @@ def update(
     """Tune on the rows whose rating, the sum of their reward, is good enough; return statistics (docs/feedme.md).
 
     Returns those of `sft.update`, and `kept_fraction`, `kept_reward_mean`, `reward_sum_mean`, `bar`.
-    `kl_bound_nats` is -ln of the kept share: what going all the way to the kept rows would cost at most.
+    `kl_bound_nats` is what going all the way to the kept rows would cost at most: the best-of-n KL where the best of each group are kept
+    and none ties with the last one, -ln of the kept share elsewhere.
 
     Raises:
         DataError: ratings that are not finite or not on decisions; no row is good enough; all rows are rated alike.
@@ -113,8 +115,29 @@ def chosen(rating_B: Tensor, group_B: Tensor, keep: Keep) -> tuple[Tensor, dict[
         "kept_reward_mean": float(rating_B[kept_B].mean()),
         "reward_sum_mean": float(rating_B.mean()),
         "bar": float(rating_B[kept_B].min()),
-        "kl_bound_nats": -math.log(found / len(kept_B)),
+        "kl_bound_nats": kl_bound_nats(kept_B, group_B, keep),
     }
+
+
+def kl_bound_nats(kept_B: Tensor, group_B: Tensor, keep: Keep) -> float:
+    """Return what going all the way to the kept rows would cost at most, nats; mean over groups, weighted by the rows they keep.
+
+    Keeping rows with any probability s costs at most -ln of its mean. The best of each group alone, without ties, cost less (`measures`'
+    `kl_of_kept_nats`); rows that tie with the last one and are all kept may cost up to a tenth more than that, so it bounds nothing then.
+    """
+    found = int(kept_B.sum())
+    if isinstance(keep, TopShare) and keep.within_group:
+        index_B, groups = numbered(group_B)
+        size_G = torch.bincount(index_B, minlength=groups).tolist()
+        kept_G = torch.bincount(index_B[kept_B.cpu()], minlength=groups).tolist()
+        if all(each == wanted(keep, size) for each, size in zip(kept_G, size_G, strict=True)):
+            return sum(each * kl_of_kept_nats(size, each) for each, size in zip(kept_G, size_G, strict=True)) / found
+    return -math.log(found / len(kept_B))
+
+
+def wanted(keep: TopShare, rows: int) -> int:
+    """Return how many of a group of `rows` are kept where none ties with the last of them."""
+    return max(1, round(keep.share * rows))
 
 
 def kept(rating_B: Tensor, group_B: Tensor, keep: Keep) -> Tensor:
@@ -127,7 +150,6 @@ def kept(rating_B: Tensor, group_B: Tensor, keep: Keep) -> Tensor:
     rating_B, kept_B = rating_B.cpu(), torch.zeros(len(rating_B), dtype=torch.bool)
     for group in range(groups):
         rows = (index_B == group).nonzero().flatten()
-        count = max(1, round(keep.share * len(rows)))
-        bar = rating_B[rows].sort(descending=True).values[count - 1]
+        bar = rating_B[rows].sort(descending=True).values[wanted(keep, len(rows)) - 1]
         kept_B[rows] = rating_B[rows] >= bar
     return kept_B.to(group_B.device)

@@ -295,7 +295,8 @@ def load_policy(
     that starts at 0 (docs/ppo.md, rule 18), or at the weights saved beside the model.
     Raises DataError for a missing or broken checkpoint, ConfigError for a model that cannot be sampled here.
     """
-    config = config or _saved_config(Path(where))
+    saved = _saved_config(Path(where))  # read where it is not needed too: a broken file is a broken checkpoint
+    config = config or saved
     device = pick_device(config.device)
     attention = ("eager" if device.type == "cpu" else "sdpa") if config.attention == "auto" else config.attention
     model: Any = read_model(where, dtype=getattr(torch, config.weights), device=device, attention=attention)

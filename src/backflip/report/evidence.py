@@ -56,6 +56,8 @@ class RewardModelResult:
     """Whose choices accuracy and calibration are held against: where people judged, nobody is asked again for it."""
     ceiling: Estimate | None = None
     ece: Estimate | None = None
+    """The expected calibration error: less what chance adds where `ece_seen` is recorded, as it was seen otherwise."""
+    ece_seen: float | None = None
     ece_of_chance: float | None = None
     """What a perfectly calibrated model would show of the same error, by the luck of a finite sample."""
     bins: tuple[Bin, ...] = ()
@@ -298,6 +300,7 @@ def _reward_model(value: object, faults: list[str]) -> RewardModelResult | None:
         judge="the gold judge" if found.get("judge") == "the gold judge" else "the overseer",
         ceiling=estimate(found.get("ceiling")),
         ece=estimate(found.get("ece")),
+        ece_seen=number(found.get("ece_seen")),
         ece_of_chance=number(found.get("ece_of_chance")),
         bins=tuple(bins),
         baselines=_estimates(found.get("baselines"), f"{where} baselines", faults),

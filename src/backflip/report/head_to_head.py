@@ -301,11 +301,16 @@ def _asked(result: Mapping[str, Any]) -> str:
     if result["unit"] == "episodes":
         return ""
     orders = "in both orders" if result["orders"] == "both" else "half of them in either order"
+    same = f"{_counted(result['identical'], 'pair')} of equal answers {'is a tie' if result['identical'] == 1 else 'are ties'}, and nobody was asked"
     missing = f"; {result['could_not_judge']:,} could not be judged" if result["could_not_judge"] else ""
     return (
-        f"Asked of {result['judge']}: \u201c{result['question']}\u201d {result['asked']:,} questions on {result['units']:,} prompts, {orders}, blind"
-        f"{missing}. {result['identical']:,} pairs of equal answers are ties, and nobody was asked."
+        f"Asked of {result['judge']}: \u201c{result['question']}\u201d {_counted(result['asked'], 'question')} on {_counted(result['units'], 'prompt')}, "
+        f"{orders}, blind{missing}. {same}."
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _runs(result: Mapping[str, Any]) -> tuple[list[Evidence], list[str]]:

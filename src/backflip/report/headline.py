@@ -265,10 +265,16 @@ def _calibration(evidence: Evidence) -> Finding | None:
     result = evidence.reward_model
     if result is None or result.ece is None:
         return None
-    said = f"Its probabilities miss {result.judge}'s choices by {show(result.ece.value, 'share')} on average (ECE)"
-    chance = result.ece_of_chance
-    said += f"; a perfect model would show {show(chance, 'share')} by luck." if chance is not None else "."
-    if result.ece.low > (0.1 if chance is None else chance):
+    seen, chance = result.ece_seen, result.ece_of_chance
+    missed = result.ece.value if seen is None else seen
+    said = f"Its probabilities miss {result.judge}'s choices by {show(missed, 'share')} on average (ECE)"
+    said += f"; a perfect model would show {show(chance, 'share')} by luck" if chance is not None else ""
+    said += (
+        f"; without luck it is {show(result.ece.value, 'share')} ({show_interval(result.ece, 'share')})."
+        if seen is not None
+        else "."
+    )
+    if result.ece.low > (0.0 if seen is not None else 0.1 if chance is None else chance):
         return Finding("caution", "The reward model's probabilities are off", said)
     return Finding("good", "The reward model's probabilities are about right", said)
 

@@ -29,7 +29,7 @@ from backflip.report.render import Page, Section, Video, explorer_data, sample_d
 from backflip.report.reward import fit_figures, reward_model_figures
 from backflip.report.sweep import sweep_measures, sweep_section
 from backflip.report.tables import Cell, Table, cell, flat_table, unit_words
-from backflip.report.wording import duration, show, wording
+from backflip.report.wording import duration, show, show_interval, wording
 
 MAX_VIDEO_BYTES = 8_000_000
 """Films embedded at most, all together."""
@@ -257,9 +257,15 @@ def _calibration_words(evidence: Evidence) -> str:
     result = evidence.reward_model
     if result is None or result.ece is None:
         return ""
+    seen = result.ece.value if result.ece_seen is None else result.ece_seen
+    less = (
+        ""
+        if result.ece_seen is None
+        else f". Without what luck adds it is {show(result.ece.value, 'share')} ({show_interval(result.ece, 'share')})"
+    )
     return (
-        f"Expected calibration error {show(result.ece.value, 'share')}: by so much its probability misses the overseer's "
-        f"choices on average{_by_luck(result.ece_of_chance)}. Intervals on the bins are Wilson's."
+        f"Expected calibration error {show(seen, 'share')}: by so much its probability misses the overseer's "
+        f"choices on average{_by_luck(result.ece_of_chance)}{less}. Intervals on the bins are Wilson's."
     )
 
 
@@ -294,8 +300,9 @@ def _reproduce(evidence: Evidence) -> Section:
     intro += ", with uncommitted changes: the command alone does not bring this run back." if dirty else "."
     if not lines:
         intro += " The command was not recorded."
+    given = {name: value for name, value in command.items() if value is not None}
     table = flat_table(
-        command, "Environment", leave_out=("argv", "revision", "dirty", "id"), folded="Machine and versions"
+        given, "Environment", leave_out=("argv", "revision", "dirty", "id"), folded="Machine and versions"
     )
     return Section("reproduce", "Do it again", intro, commands=lines, tables=(table,) if table.rows else ())
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backflip.data import Episodes
-from backflip.errors import ConfigError, DataError
+from backflip.errors import ConfigError, DataError, FunctionFailed
 from backflip.protocols import RewardModel, World
 from backflip.rewards.model import on_last_decision
 
@@ -31,18 +31,18 @@ class FunctionReward:
         """Return reward_BT.
 
         Raises:
-            DataError: the function raised, returned None (it could not score) or no finite number; the row is named.
+            FunctionFailed: the function raised, returned None (it could not score) or no finite number; the row is named.
         """
         scores: list[float] = []
         for row, item in enumerate(self._world.show(episodes)):
             try:
                 score = self._function(item.prompt, item.content)
             except (Exception, SystemExit) as error:
-                raise DataError(
+                raise FunctionFailed(
                     f"the reward {self._name} failed on row {row}, {item.content[:80]!r} ({type(error).__name__}: {error})"
                 ) from error
             if not isinstance(score, Real) or not math.isfinite(score):
-                raise DataError(
+                raise FunctionFailed(
                     f"the reward {self._name} gave {score!r} for row {row}, {item.content[:80]!r}; expected a finite number, since an "
                     "optimiser cannot leave a row out: decide in the function what such an answer is worth"
                 )
