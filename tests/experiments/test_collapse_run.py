@@ -79,7 +79,7 @@ def test_a_run_of_the_exact_level_is_written_and_drawn(tmp_path: Path) -> None:
         ("ppo", 0.0), ("ppo", 0.2), ("sft", None), ("best", 0.0), ("best", 0.2), ("base", None),
     ]  # fmt: skip
     assert rows[-1]["modes_covered"]["value"] == 20 and rows[0]["modes_covered"]["n"] == 2
-    assert len([note for note in record.notes if "of 20 equally good modes" in note]) == 2
+    assert len([note for note in record.notes if note.startswith("with beta")]) == 2
     page = run_page(gather(folder))
     (section,) = [one for one in page.sections if one.id == "collapse"]
     assert len(section.figures) == 2 and len(section.tables[0].rows) == 6 and render(page)
@@ -93,7 +93,20 @@ def test_the_verdict_goes_by_intervals() -> None:
         assert exact_verdict([row(0.0, *cover)], 0.2, 5)[0].endswith(words)
     for cover, words in (((18.5, 20), "held"), ((10, 12), "refuted"), ((15, 19), "not decided, 5 seeds cannot tell")):
         assert exact_verdict([row(0.2, *cover)], 0.2, 5)[0].endswith(words)
-    assert exact_verdict([], 0.2, 5) == []
+    assert exact_verdict([], 0.2, 5) == [
+        "without ppo at beta 0 and 0.2 nothing is decided of what was predicted of it there"
+    ]
+
+
+def test_without_ppo_what_was_measured_is_recorded_and_nothing_decided(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    argv = "--level exact --methods sft --betas 0.2 --seeds 2 --exact-updates 3 --exact-rows 16 --quiet".split()
+    assert main(["run", "collapse", "--folder", str(folder), *argv]) == 0
+    record = read_run(folder)
+    assert list(record.summary["estimates"]) == ["exact sft: modes_covered"]
+    assert record.notes[0].startswith("stated before: ") and "refuted if" in record.notes[0]
+    headline = run_page(gather(folder)).headline
+    assert "Without ppo at beta 0 and 0.2 nothing is decided" in headline and "yet" not in headline
 
 
 # -- on reviews ----------------------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ import torch
 
 from backflip.checkpoint import load_tensors
 from backflip.cli import main as command_line
-from backflip.data import Item
+from backflip.data import Estimate, Item
 from backflip.errors import ConfigError, DataError
 from backflip.experiments.overoptimisation import OveroptimisationConfig, main
 from backflip.experiments.overoptimisation_curves import Curve, Scale, gain_at, powers_of_two
 from backflip.experiments.overoptimisation_proxies import Cell, ask_for_labels, check_labels, pushed_of
-from backflip.experiments.overoptimisation_results import Claim, sentence_of
+from backflip.experiments.overoptimisation_results import Claim, _row, sentence_of
 from backflip.experiments.overoptimisation_rl import PushConfig
 from backflip.measures.best_of_n import best_of_n
 from backflip.measures.crossed import crossed_interval
@@ -29,6 +29,7 @@ from backflip.overseers.synthetic import SyntheticTeacher, TeacherConfig
 from backflip.policies.lm import LMConfig, load_policy
 from backflip.report import write_report
 from backflip.report.curves import read_lines
+from backflip.report.goodhart import goodhart_section
 from backflip.rewards.comparisons import Comparison
 from backflip.run import Run, read_run
 from backflip.run_record import STORE
@@ -104,11 +105,13 @@ def test_what_is_written(folder: Path) -> None:
     assert names[8:] == ["ppo_1x8_12", "ppo_1x8_12_worst"]
     for row in record.results["laws"]:
         assert row["best_form"] not in row["not_told_from"] and len(row["forms"]) == 4
-        assert row["fall"]["low"] <= row["fall"]["value"] <= row["fall"]["high"]
+        assert row["fall"]["low"] < row["fall"]["value"] < row["fall"]["high"]
+        assert row["turns"] is not True or row["fall"]["low"] > 0
         assert (row["peak_d"] is None) == (row["b"]["low"] <= 0 or row["a"]["value"] <= 0)
     faults: list[str] = []
     assert len(read_lines(record.results["lines"], faults)) == 8 and not faults
     assert "over-optimisation was found" in record.notes[-1]  # or: no over-optimisation was found here
+    assert record.notes[0].startswith("stated before: ") and "refuted if" in record.notes[0]
     assert sum(note.startswith("predicted: ") for note in record.notes) == len(record.results["claims"])
     assert record.results["cost"]["comparisons"] == 24
     assert {"prompt", "base", "best of 16: 1x8_12", "PPO: 1x8_12_worst", "gold"} <= record.samples[0].keys()
@@ -185,6 +188,21 @@ def test_the_sentence_says_what_was_found_and_what_was_not() -> None:
     assert both.fall.found and not both.gamed
     none = sentence_of([rising, both], [], SMALL)
     assert none.startswith("no over-optimisation was found here") and "is ruled out" in none
+
+
+def test_a_curve_turns_only_where_its_fall_says_so(tmp_path: Path) -> None:
+    d = np.linspace(0.4, 2.4, 10)
+    turning, bending = made_up(d * (1 - 0.4 * d), 0.02), made_up(d * (1 - 0.2 * d), 0.02)
+    assert turning.turns is True and bending.choice.turns is True and not bending.fall.found and bending.turns is None
+    assert made_up(1 - np.exp(-d), 0.002).turns is False
+    row = {**_row(bending), "turns": True}  # as runs wrote it before
+    for fall, said in ((Estimate(0.9, -0.1, 2.0, 32), "cannot be told"), (Estimate(0.9, 0.1, 2.0, 32), "yes")):
+        one = json.loads(json.dumps({**row, "fall": fall}, default=lambda value: value.as_json()))
+        section = goodhart_section({"laws": [one], "claims": []}, [])
+        assert section is not None and section.tables[1].rows[0][-1].text == said
+    one["fall"] = Estimate(0.0, 0.0, 0.0, 4).as_json()
+    section = goodhart_section({"laws": [one], "claims": []}, [])
+    assert section is not None and section.tables[1].rows[0][4].text == "not measured"
 
 
 def test_a_claim_holds_only_where_its_interval_leaves_0_out() -> None:

@@ -101,6 +101,24 @@ def test_what_seeds_cannot_tell_is_said_and_a_small_win_refutes(tmp_path: Path) 
     assert any("beyond the range" in note and "P2 is refuted" in note for note in found.notes)
 
 
+def test_a_smallest_model_that_only_seems_to_win_refutes_nothing(tmp_path: Path) -> None:
+    """One seed wins by a little at its own size, the others draw level at three times it."""
+    won_WS = np.array([[0.56, 0.48, 0.47], [0.57, 0.49, 0.48], [0.60, 0.56, 0.55]])
+    (said,) = (note for note in told(tmp_path, won_WS).notes if "beyond the range measured" in note)
+    assert "in 1 of 3 seeds (below 1 to 16.0 times)" in said and said.endswith("is not decided: 3 seeds cannot tell")
+    won_WS = np.array([[0.7, 0.7, 0.7, 0.7, 0.49], [0.8, 0.8, 0.8, 0.8, 0.495], [0.9, 0.9, 0.9, 0.9, 0.6]])
+    (said,) = (note for note in told(tmp_path / "past", won_WS).notes if "beyond the range measured" in note)
+    assert "is not decided" in said, "one seed has a multiplier above 2"
+
+
+def test_sizes_that_only_seem_to_lose_leave_it_open(tmp_path: Path) -> None:
+    won_WS = np.array([[0.3, 0.2, 0.3], [0.4, 0.3, 0.4], [0.49, 0.3, 0.495]])
+    found = told(tmp_path, won_WS)
+    assert any(note.startswith("stated before: P1") and "refuted if" in note for note in found.notes)
+    (said,) = (note for note in found.notes if "beyond the range measured" in note)
+    assert "(above 1 to 16.0 times)" in said and "is not decided" in said
+
+
 def test_the_trained_policy_answers_and_not_best_of_n(tmp_path: Path) -> None:
     """Of a run that learns a reward best of n stands behind the policy in every row of samples."""
 

@@ -128,8 +128,8 @@ def test_an_end_of_a_peak_that_nothing_bounds_is_infinite() -> None:
 @pytest.mark.parametrize("form", ["best_of_n", "rl", "levelling"])
 def test_at_low_noise_the_form_that_made_the_curve_is_chosen_and_told_from_all_others(form: Form) -> None:
     found = [compare_forms(curve(form, 0.02, np.random.default_rng(seed))) for seed in range(8)]
-    assert all(one.best == form and one.told for one in found)
-    assert all(one.turns is (form != "levelling") for one in found)
+    assert all(one.best == form for one in found) and sum(one.told for one in found) >= 6
+    assert all(one.turns in (form != "levelling", None) for one in found)
 
 
 def test_of_a_straight_line_the_line_is_never_refuted() -> None:
@@ -144,6 +144,24 @@ def test_at_high_noise_nothing_can_be_told(form: Form) -> None:
     found = [compare_forms(curve(form, 6.0, np.random.default_rng(seed), openings=8)) for seed in range(20)]
     assert sum(one.told for one in found) <= 2
     assert sum(one.turns is None for one in found) >= 16
+
+
+def test_seeds_that_bend_each_its_own_way_do_not_exclude_the_true_form() -> None:
+    """With the seeds in every fold the straight line was excluded in 30 of 100."""
+    rng, excluded = np.random.default_rng(1), 0
+    for _ in range(40):
+        own_S = 0.3 * rng.normal(size=(2, 3, 1, 1))
+        base_D = value_at("straight", D, 0.5)
+        gain_SKD = base_D * (1 + 0.3 * rng.normal(size=(1, 32, 1)))
+        gain_SKD = gain_SKD + base_D.max() * (own_S[0] * (D / D.max()) ** 2 + own_S[1] * D / D.max())
+        found = compare_forms(Gains(np.tile(D, (3, 1)), gain_SKD + 0.05 * rng.normal(size=gain_SKD.shape)))
+        excluded += "straight" not in (found.best, *found.rivals)
+    assert excluded <= 3
+
+
+def test_one_seed_is_in_its_own_fold() -> None:
+    found = compare_forms(curve("best_of_n", 0.02, np.random.default_rng(0), seeds=1))
+    assert found.best == "best_of_n"
 
 
 # -- a fall without a form ----------------------------------------------------------------------------------------------
@@ -166,7 +184,14 @@ def test_noise_on_a_curve_that_only_rises_or_is_flat_is_seldom_a_fall() -> None:
         wrong += fall_of(Gains(np.tile(D, (3, 1)), flat_SKD)).found
     assert wrong <= 10  # an interval of 95 % is wrong upwards in 2.5 %
     rising = fall_of(curve("straight", 0.05, rng))
-    assert rising.fall.value == 0.0 and not rising.found and rising.point == len(D) - 1
+    assert rising.point == len(D) - 1 and not rising.found
+    assert rising.fall.low < rising.fall.value < rising.fall.high < 0, "it rose to the end, and by how much has a width"
+
+
+def test_a_point_that_one_seed_has_high_by_luck_is_not_chosen_by_that_seed() -> None:
+    gain_SKD = np.zeros((2, 8, 4))
+    gain_SKD[0, :, 1], gain_SKD[1, :, 2] = 5.0, 4.0
+    assert fall_of(Gains(np.tile(D[:4], (2, 1)), gain_SKD)).fall.value == 0.0
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------

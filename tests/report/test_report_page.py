@@ -207,7 +207,7 @@ def test_phases_without_a_part_of_their_own_get_curves(tmp_path: Path) -> None:
         "reproduce",
         "settings",
     ]
-    assert "has not recorded a result yet" in page.headline
+    assert "It is done, and has recorded no result." in page.headline
 
 
 def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:

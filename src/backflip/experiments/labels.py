@@ -24,7 +24,17 @@ from backflip.experiments import experiment
 from backflip.experiments.arms import Arm, ArmsConfig, carry_out, processors, values
 from backflip.experiments.arms_plan import config_of
 from backflip.experiments.labels_curves import QUERIES, Point, curves
-from backflip.experiments.labels_results import figures_of, needed, told_apart, write_curves
+from backflip.experiments.labels_results import (
+    BESIDE,
+    PREDICTED,
+    Asked,
+    beside,
+    figures_of,
+    needed,
+    second_verdict,
+    tell_apart,
+    write_curves,
+)
 from backflip.experiments.reviews import ReviewsConfig
 from backflip.experiments.reviews import plan as reviews_plan
 from backflip.measures.seeds import over_seeds
@@ -145,11 +155,15 @@ def _curves_plan(config: LabelsConfig) -> Plan:
 def main(config: LabelsConfig, run: Run) -> None:
     """Measure what comparisons buy: accuracy and gold by their number, chosen questions against random ones, frozen against refreshed rewards."""
     points = curves(config, run)
-    write_curves(points, config.seeds, run)
+    run.note(PREDICTED)
+    first = write_curves(points, config.seeds, run)
     write_needed(points, config, run)
     figures = figures_of(points)
+    second = "P2, refreshed against frozen rewards: not decided, no whole runs were made"
     if config.run_labels:
-        figures |= write_runs(carry_out(arms_of(config), config, run), config, run)
+        drawn, second = write_runs(carry_out(arms_of(config), config, run), config, run)
+        figures |= drawn
+    run.note(f"{first}. {second}")
     run.result("lines", figures)
     run.result(
         "cost",
@@ -163,7 +177,7 @@ def main(config: LabelsConfig, run: Run) -> None:
 
 def write_needed(points: Sequence[Point], config: LabelsConfig, run: Run) -> None:
     """Write how many labels each way to choose needs for the accuracy that random ones reach with the last number but one."""
-    for how in QUERIES:
+    for how in QUERIES[1:]:  # random queries need that number by the question
         found = needed(points, how, config.labels)
         if found is None:
             run.note(
@@ -173,9 +187,12 @@ def write_needed(points: Sequence[Point], config: LabelsConfig, run: Run) -> Non
             run.estimate(f"{how}_labels_for_the_accuracy_of_{config.labels[-2]}_random", found)
 
 
-def write_runs(found: Mapping[str, Sequence[Mapping[str, Any]]], config: LabelsConfig, run: Run) -> dict[str, Any]:
-    """Write what whole runs came to, and what the seeds tell of refreshing and of choosing; return their figure."""
+def write_runs(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], config: LabelsConfig, run: Run
+) -> tuple[dict[str, Any], str]:
+    """Write what whole runs came to, and what the seeds tell of refreshing and of choosing; return their figure, and what became of P2."""
     series: dict[str, list[tuple[int, Any]]] = {}
+    refreshing, choosing = list[Asked](), list[Asked]()
     for count in config.run_labels:
         arms = [f"frozen_{count}", *(f"refreshed_{how}_{count}" for how in QUERIES)]
         for measure in MEASURES:
@@ -186,23 +203,29 @@ def write_runs(found: Mapping[str, Sequence[Mapping[str, Any]]], config: LabelsC
                 if measure == MEASURES[0]:
                     series.setdefault(name.rpartition("_")[0].replace("_", ", "), []).append((count, mean))
             if measure == MEASURES[0]:
-                told_apart(f"final gold with {count} labels", by_seed, arms[0], arms[1], run)
-                for name in arms[2:]:
-                    told_apart(f"final gold with {count} labels", by_seed, arms[1], name, run)
+                asked = f"final gold with {count} labels"
+                refreshing.append(Asked(asked, by_seed, arms[0], arms[1]))
+                choosing += [Asked(asked, by_seed, arms[1], name) for name in arms[2:]]
+    said = second_verdict(tell_apart(refreshing, run))
+    tell_apart(choosing, run)
+    return _runs_figure(series), said
+
+
+def _runs_figure(series: Mapping[str, Sequence[tuple[int, Any]]]) -> dict[str, Any]:
     return {
         "runs": {
             "title": "Final gold by the number of comparisons",
-            "caption": "Whole runs of `reviews` with PPO, mean over seeds with its 95 % interval. Frozen: all questions before training. "
-            "Refreshed: asked in rounds, the reward fitted anew to all of them each time.",
+            "caption": "Whole runs of reviews with PPO, mean over seeds with its 95 % interval. Frozen: all questions before training. "
+            f"Refreshed: asked in rounds, the reward fitted anew to all of them each time. {BESIDE}",
             "x": {"label": "Comparisons", "unit": "count"},
             "y": {"label": "Gold win rate against base", "unit": "share"},
             "series": [
                 {
                     "name": name,
-                    "x": [float(count) for count, _ in held],
+                    "x": [beside(count, place) for count, _ in held],
                     "estimates": [mean.as_json() for _, mean in held],
                 }
-                for name, held in series.items()
+                for place, (name, held) in enumerate(series.items())
             ],
         }
     }

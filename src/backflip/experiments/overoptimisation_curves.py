@@ -53,6 +53,11 @@ class Curve:
         rise = crossed_interval(self.proxy.gain_SKD[:, :, -1] - self.proxy.gain_SKD[:, :, self.fall.point])
         return self.fall.found and rise.low > 0
 
+    @property
+    def turns(self) -> bool | None:
+        """Whether gold turned: True where it fell for sure and each form left turns, False where it did not and none left does, else None."""
+        return self.choice.turns if self.choice.turns is self.fall.found else None
+
     @classmethod
     def of(cls, name: str, title: str, how: Literal["best_of_n", "ppo"], gold: Gains, proxy: Gains) -> Curve:
         """Fit, compare and look for a fall."""

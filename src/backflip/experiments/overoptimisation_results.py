@@ -44,6 +44,11 @@ BY_LUCK = 0.025
 """Share of curves that do not fall whose interval lies above 0 all the same."""
 BESIDE_N = 16
 """PPO and best-of-n are compared at the distance of best-of-this."""
+PREDICTED = (
+    "stated before: gold falls again before n reaches its end for proxies that are small or have few labels; more labels and larger models end with more "
+    "gold, ensembles with more than their members, and PPO pays more KL for the same gold; refuted if gold falls for sure nowhere, and each of "
+    "the comparisons if its interval lies below 0"
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ def write_results(
     )
     _write_samples(pool, world, config, run)
     for sentence in (
+        PREDICTED,
         *_pool_words(pool, config),
         *(f"predicted: {one.said}. It {one.held}." for one in claims.values()),
     ):
@@ -144,7 +150,7 @@ def sentence_of(single: list[Curve], others: list[Curve], config: Overoptimisati
     """Say in one sentence whether over-optimisation was found, and where not, how small a fall could have been seen."""
     fell = [curve for curve in (*single, *others) if curve.gamed]
     if not fell:
-        widest = max(curve.fall.fall.high for curve in (*single, *others))
+        widest = max(0.0, *(curve.fall.fall.high for curve in (*single, *others)))
         return (
             f"no over-optimisation was found here: in none of {len(single) + len(others)} curves does gold fall for sure while the proxy rises, best-of-n up to "
             f"n = {config.largest_n:,}; a fall of more than {widest:.2f} standard deviations is ruled out in each of them"
@@ -197,7 +203,7 @@ def _row(curve: Curve) -> dict[str, Any]:
         "forms": {FORMULA[form]: {"error": choice.error[form], "excess": choice.excess[form]} for form in choice.error},
         "best_form": FORMULA[choice.best],
         "not_told_from": [FORMULA[form] for form in choice.rivals],
-        "turns": choice.turns,
+        "turns": curve.turns,
     }
 
 

@@ -28,6 +28,10 @@ from backflip.run_record import read_run
 if TYPE_CHECKING:
     from backflip.run import Run
 
+PREDICTED = (
+    "stated before: P1, at its own size the supervised model wins less than half against the preference-trained one; refuted if the interval of that "
+    "share lies above 50 %. P2, the multiplier is above 2; refuted if its interval lies wholly below 2"
+)
 SMALL = "ppo_small"
 """The arm of the smallest base, trained on preferences."""
 Answered = list[dict[str, tuple[str, str]]]
@@ -124,6 +128,7 @@ def write_multiplier(crossing_S: Sequence[float | None], supervised_WSK: Floats,
     run.result("crossings", {"by_seed": list(crossing_S), "times_as_large": ratio_W.tolist()})
     share_WS = supervised_WSK.mean(-1)
     first, last = share_interval(share_WS[0]), share_interval(share_WS[-1])
+    run.note(PREDICTED)
     run.note(
         f"P1, at its own size the supervised model wins less than half: {_verdict(first.low > 0.5, first.high < 0.5)}"
     )
@@ -135,13 +140,32 @@ def write_multiplier(crossing_S: Sequence[float | None], supervised_WSK: Floats,
         few = "" if log.n >= FEWEST_SEEDS else f"; {log.n} seeds are few"
         run.note(f"P2, the multiplier is above 2: {_verdict(found.high < 2, found.low > 2)}{few}")
         return
-    where = "above" if last.value < 0.5 else "below" if first.value >= 0.5 else "outside"
+    sides = {_side(one, share_W) for one, share_W in zip(crossing_S, share_WS.T, strict=True)}
+    where = " and ".join(sorted(sides & {"above", "below"}))
     run.note(
         f"the multiplier lies beyond the range measured in {len(crossing_S) - len(known)} of {len(crossing_S)} seeds ({where} 1 to {ratio_W[-1]:.1f} "
         f"times): the largest supervised model, {ratio_W[-1]:.1f} times as large, wins {last.value:.1%} ({last.low:.1%} to {last.high:.1%}) "
-        f"of the small preference-trained one, that of its own size {first.value:.1%}; so no number is given, and P2 is "
-        + ("not refuted" if where == "above" else "not decided" if where == "outside" else "refuted")
+        f"of the small preference-trained one, that of its own size {first.value:.1%} ({first.low:.1%} to {first.high:.1%}); so no number is given, "
+        f"and P2 is {_beyond(sides, first, last)}"
     )
+
+
+def _side(crossing: float | None, share_W: Floats) -> str:
+    """Return where one seed's multiplier lies: "below" the sizes or "above" them, or between them "within 2" or "past 2"."""
+    if crossing is None:
+        return "below" if share_W[0] >= 0.5 else "above"
+    return "within 2" if crossing <= 2 else "past 2"
+
+
+def _beyond(sides: set[str], first: Estimate, last: Estimate) -> str:
+    """Return what becomes of P2 where some multiplier has no number: an interval decides, and no seed may gainsay it."""
+    if sides <= {"below", "within 2"} and first.low > 0.5:
+        found = "refuted"
+    elif sides <= {"above", "past 2"} and last.high < 0.5:
+        found = "not refuted"
+    else:
+        return f"not decided: {first.n} seeds cannot tell"
+    return found if first.n >= FEWEST_SEEDS else f"{found}; {first.n} seeds are few"
 
 
 def _verdict(refuted: bool, held: bool) -> str:

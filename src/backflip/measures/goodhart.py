@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from backflip.data import Estimate
 from backflip.errors import DataError
 from backflip.measures.crossed import crossed_interval
-from backflip.measures.stats import mean_interval
 
 Floats = NDArray[np.float64]
 Form = Literal["best_of_n", "rl", "straight", "levelling"]
@@ -83,15 +83,15 @@ class Law:
 
 @dataclass(frozen=True)
 class Choice:
-    """How well each form foretells the gain on openings that it was not fitted to."""
+    """How well each form foretells the gain of a seed on an opening, neither of which it was fitted to."""
 
     error: dict[Form, Estimate]
-    """Mean squared error on the opening left out."""
+    """Mean squared error on what is left out."""
     excess: dict[Form, Estimate]
-    """The same less the best form's, opening by opening."""
+    """The same less the best form's, seed by seed and opening by opening."""
     best: Form
     rivals: tuple[Form, ...]
-    """Forms that these openings cannot tell from the best."""
+    """Forms that these seeds and openings cannot tell from the best."""
 
     @property
     def told(self) -> bool:
@@ -107,12 +107,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Fall:
-    """How far gold fell from its highest point to the last one; no form is assumed."""
+    """How far gold fell from its highest point before the last to the last one; no form is assumed."""
 
     point: int
     """Place of the highest point of the mean curve."""
     fall: Estimate
-    """Each half of the openings is measured at the highest point of the other half: its luck does not count."""
+    """Measured where other openings under other seeds are highest: luck does not count. Below 0: gold rose to the end."""
 
     @property
     def found(self) -> bool:
@@ -169,46 +169,53 @@ def fit_law(curve: Gains, form: Form) -> Law:
 
 
 def compare_forms(curve: Gains) -> Choice:
-    """Leave each opening out in turn, fit every form to the others' mean curve, and see how well it foretells the one left out.
+    """Leave each seed and each opening out in turn, fit every form to the others' mean curves, and see how well it foretells what is left out.
 
-    A form is a rival of the best where the interval of its excess error, over openings, holds 0. Given these seeds: they are in every fold.
+    A form is a rival of the best where the interval of its excess error, over seeds and openings, holds 0: it is the form of another seed's
+    curve that is asked for. With one seed, which then is in every fold, the answer is of that seed alone.
 
     Raises:
         DataError: there are fewer than three openings.
     """
-    openings = curve.gain_SKD.shape[1]
+    seeds, openings, _ = curve.gain_SKD.shape
     if openings < 3:
         raise DataError(f"{openings} openings; expected 3 or more, since each is left out in turn")
-    d_R = curve.d_SD.ravel()
-    gain_KR = curve.gain_SKD.transpose(1, 0, 2).reshape(openings, -1)
-    others_KR = (gain_KR.sum(0) - gain_KR) / (openings - 1)
-    error_K: dict[Form, Floats] = {}
-    for form in FORMS:
-        foretold_KR = _levelling(d_R, others_KR) if form == "levelling" else _linear(form, d_R, others_KR)
-        error_K[form] = ((gain_KR - foretold_KR) ** 2).mean(1)
-    best: Form = min(FORMS, key=lambda form: float(error_K[form].mean()))
-    excess: dict[Form, Estimate] = {form: mean_interval(error_K[form] - error_K[best]) for form in FORMS}
+    others_SKD = (curve.gain_SKD.sum(1, keepdims=True) - curve.gain_SKD) / (openings - 1)
+    error_SK: dict[Form, Floats] = {form: np.empty((seeds, openings)) for form in FORMS}
+    for seed in range(seeds):
+        rest = [other for other in range(seeds) if other != seed or seeds == 1]
+        d_R = curve.d_SD[rest].ravel()
+        fitted_KR = others_SKD[rest].transpose(1, 0, 2).reshape(openings, -1)
+        for form in FORMS:
+            foretell = _levelling if form == "levelling" else partial(_linear, form)
+            foretold_KD = foretell(d_R, fitted_KR, curve.d_SD[seed])
+            error_SK[form][seed] = ((curve.gain_SKD[seed] - foretold_KD) ** 2).mean(1)
+    best: Form = min(FORMS, key=lambda form: float(error_SK[form].mean()))
+    excess: dict[Form, Estimate] = {form: crossed_interval(error_SK[form] - error_SK[best]) for form in FORMS}
     rivals: tuple[Form, ...] = tuple(form for form in FORMS if form != best and excess[form].low <= 0)
-    return Choice({form: mean_interval(error_K[form]) for form in FORMS}, excess, best, rivals)
+    return Choice({form: crossed_interval(error_SK[form]) for form in FORMS}, excess, best, rivals)
 
 
 def fall_of(curve: Gains) -> Fall:
-    """Return by how much gold fell from its highest point to the last, each half of the openings at the other half's highest point.
+    """Return by how much gold fell to the last point from the highest one before it; less than 0: it rose to the end.
 
-    The highest of several noisy points is highest by luck too; chosen on other openings it is not. An interval above 0 is
+    The highest of several noisy points is highest by luck too, that of the seed and that of the openings; chosen on others it is not: each half of
+    the openings is measured, under each seed, at the highest point of the other half under the other seeds. An interval above 0 is
     over-optimisation whatever the law is.
 
     Raises:
-        DataError: there are fewer than four openings.
+        DataError: there are fewer than four openings, or fewer than two points.
     """
-    openings = curve.gain_SKD.shape[1]
-    if openings < 4:
-        raise DataError(f"{openings} openings; expected 4 or more, two in each half")
-    fall_SK = np.empty(curve.gain_SKD.shape[:2])
-    for half in (0, 1):
-        mine_K = np.arange(openings) % 2 == half
-        top = int(curve.gain_SKD[:, ~mine_K].mean((0, 1)).argmax())
-        fall_SK[:, mine_K] = curve.gain_SKD[:, mine_K, top] - curve.gain_SKD[:, mine_K, -1]
+    seeds, openings, points = curve.gain_SKD.shape
+    if openings < 4 or points < 2:
+        raise DataError(f"{openings} openings and {points} points; expected 4 or more, two in each half, and 2 or more")
+    fall_SK = np.empty((seeds, openings))
+    for seed in range(seeds):
+        rest = [other for other in range(seeds) if other != seed or seeds == 1]
+        for half in (0, 1):
+            mine_K = np.arange(openings) % 2 == half
+            top = int(curve.gain_SKD[rest][:, ~mine_K, :-1].mean((0, 1)).argmax())
+            fall_SK[seed, mine_K] = curve.gain_SKD[seed, mine_K, top] - curve.gain_SKD[seed, mine_K, -1]
     return Fall(int(curve.mean.argmax()), crossed_interval(fall_SK))
 
 
@@ -238,17 +245,19 @@ def _solve(form: Form, d_D: Floats, gain_KD: Floats) -> Floats:
     return gain_KD @ np.linalg.pinv(columns_DP).T
 
 
-def _linear(form: Form, d_R: Floats, gain_KR: Floats) -> Floats:
-    return _solve(form, d_R, gain_KR) @ _columns(form, d_R).T
+def _linear(form: Form, d_R: Floats, gain_KR: Floats, d_D: Floats) -> Floats:
+    """Return what a linear form, fitted to each row, foretells at the distances `d_D`, (K, D)."""
+    return _solve(form, d_R, gain_KR) @ _columns(form, d_D).T
 
 
-def _levelling(d_R: Floats, gain_KR: Floats) -> Floats:
-    """Return the levelling form fitted to each row: c by trying, a in closed form."""
-    shape_CR = -np.expm1(-d_R / (SCALES * d_R.max())[:, None])
+def _levelling(d_R: Floats, gain_KR: Floats, d_D: Floats) -> Floats:
+    """Return what the levelling form, fitted to each row, foretells at the distances `d_D`, (K, D): c by trying, a in closed form."""
+    scale_C = SCALES * d_R.max()
+    shape_CR = -np.expm1(-d_R / scale_C[:, None])
     a_KC = gain_KR @ shape_CR.T / (shape_CR**2).sum(1)
     # The squared error is least where what the shape explains is most.
     best_K = (a_KC**2 * (shape_CR**2).sum(1)).argmax(1)
-    return a_KC[np.arange(len(gain_KR)), best_K][:, None] * shape_CR[best_K]
+    return a_KC[np.arange(len(gain_KR)), best_K][:, None] * -np.expm1(-d_D / scale_C[best_K][:, None])
 
 
 def _slope(form: Form, part_SKP: Floats, d: float) -> Estimate:

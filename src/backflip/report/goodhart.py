@@ -36,7 +36,7 @@ def goodhart_section(results: Mapping[str, Any], faults: list[str]) -> Section |
         return None
     tables: list[Table] = []
     for name, read, columns, caption in (
-        ("claims", _claim, ("Predicted beforehand", "measured difference", ""), "Held: the interval lies above 0."),
+        ("claims", _claim, ("Predicted beforehand", "measured difference", ""), _CLAIMS_CAPTION),
         ("laws", _law, COLUMNS, _LAWS_CAPTION),
     ):
         rows: list[tuple[Cell, ...]] = []
@@ -49,11 +49,13 @@ def goodhart_section(results: Mapping[str, Any], faults: list[str]) -> Section |
     return Section("laws", "What was predicted, and the laws", tables=tuple(tables))
 
 
+_CLAIMS_CAPTION = "Held: the interval lies above 0; refuted where it lies below. Refuter of the whole: gold that nowhere falls for sure."
 _LAWS_CAPTION = (
-    "Gains in standard deviations of the base's answers to one opening. The fall is measured on openings that did not choose the highest point, and "
-    "assumes no law. d* and R* stand only where b's interval lies above 0; beyond the measured distances they are extrapolated. What foretells gold "
-    "best is found by leaving each opening out; forms that these openings cannot tell from it stand beneath. Turns: yes or no where all of these "
-    "agree on whether gold turns down."
+    "Gains in standard deviations of the base's answers to one opening. The fall is that from the highest point before the last to the last one, "
+    "measured where other seeds and openings are highest, and assumes no law; below 0 gold rose to the end. d* and R* stand only where b's interval "
+    "lies above 0; beyond the measured distances they are extrapolated. What foretells gold best is found by leaving each seed and each opening out; "
+    "forms that these seeds and openings cannot tell from it stand beneath. Turns: yes where the fall's interval lies above 0 and all of these turn, no "
+    "where it does not and none of these does."
 )
 
 
@@ -65,7 +67,10 @@ def _law(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     peak = row["peak_d"]
     beyond = "" if peak is None or row["peak_within"] else ", extrapolated"
     rivals: Sequence[str] = row["not_told_from"]
+    fall = estimate(row["fall"])
     turns = {True: "yes", False: "no", None: "cannot be told"}[row["turns"]]
+    if row["turns"] and (fall is None or fall.low <= 0):  # runs made before said so of the forms alone
+        turns = "cannot be told"
     return (
         Cell(str(row["title"])),
         _cell(row["highest"]),
@@ -89,9 +94,11 @@ def _cell(value: Any) -> Cell:
 
 
 def _fall(value: Any) -> Cell:
-    """Write a fall; where each half of the openings has its highest point at the end there is none, and no spread to show."""
+    """Write a fall; older runs wrote 0 without a spread where gold was highest at the end, which measures no fall."""
     found = estimate(value)
-    return Cell("none", "highest at the end") if found is not None and found.low == found.high == 0 else _cell(value)
+    if found is not None and found.low == found.high == 0:
+        return Cell("not measured", "highest at the end")
+    return _cell(value)
 
 
 def _ends(peak: Mapping[str, Any]) -> str:

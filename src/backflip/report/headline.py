@@ -78,7 +78,9 @@ def outcome(evidence: Evidence) -> str:
         return f"{said[0].upper()}{said[1:].rstrip('.')}."
     if evidence.estimates:
         return f"It recorded {len(evidence.estimates)} estimates; they are listed below with their intervals."
-    return "It has not recorded a result yet."
+    if evidence.record.status == "running":
+        return "It has not recorded a result yet."
+    return f"It is {evidence.record.status}, and has recorded no result."
 
 
 def verdict(found: Sequence[Finding]) -> str:

@@ -179,6 +179,8 @@ def _own_lines(own: tuple[Lines, ...], laws: bool) -> Section | None:
         return None
     if laws:
         return Section("lines", goodhart.TITLE, goodhart.INTRO, own)
+    if all(series.mark == "points" for figure in own for series in figure.series):
+        return Section("lines", "What came out", "Points are measured: 95 % intervals. Point at one to read it.", own)
     intro = "Lines are computed, points are measured: 95 % intervals. Point at one to read it."
     return Section("lines", "What came out, beside what is exact", intro, own)
 
