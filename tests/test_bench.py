@@ -75,7 +75,7 @@ def test_our_side_of_the_groups_fills_the_ledger(benches: Any) -> None:
     task = {
         "model": str(assets() / "base"), "judge": str(assets() / "gold.safetensors"), "prompts": prompts, "rows": 8,
         "score_mean": 0.0, "score_deviation": 1.0, "learning_rate": 3e-4, "beta": 0.05, "response": 4, "seconds": 2.0,
-        "threads": 1, "group": 4, "clock": "processor",
+        "threads": 1, "group": 4, "clock": "processor", "aggregate": "sum",
     }  # fmt: skip
     for method in groups.METHODS:
         run = json.loads(json.dumps(groups.ours(task, method, 0)))

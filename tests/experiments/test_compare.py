@@ -113,15 +113,15 @@ def test_who_could_not_judge_is_counted_and_seeds_make_arms(
     (tmp_path / "judge.py").write_text(
         "def shy(prompt, a, b):\n    return None if 'first' in prompt else float('warm' in a) if a != b else 0.5\n"
     )
-    runs = [fabricate(f"a/seed_{seed}", "1111111110", seed=seed) for seed in range(5)]
+    runs = [fabricate(f"a/seed_{seed}", "1111111110" if seed else "1111111100", seed=seed) for seed in range(5)]
     runs += [fabricate(f"b/seed_{seed}", "0000000001", seed=seed, beta=1.0) for seed in range(5)]
     found = compared(capsys, *runs, "--overseer", f"{tmp_path}/judge.py:shy", "--folder", tmp_path / "c")
     assert [one["name"] for one in found["arms"]] == ["a", "b"] and found["units"] == 10
     assert [one["name"] for one in found["policies"]][:2] == ["a/seed_0", "a/seed_1"]
     assert found["arm_duels"][0]["win_rate"]["n"] == 5 and found["arm_duels"][0]["told"]
-    assert (found["arm_duels"][0]["lowest"], found["arm_duels"][0]["highest"]) == (8 / 9, 8 / 9)
+    assert (found["arm_duels"][0]["lowest"], found["arm_duels"][0]["highest"]) == (7.5 / 9, 8 / 9)
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
-    assert "lowest to highest seed" in page and "the seeds 89\u00a0% to 89\u00a0%" in page
+    assert "lowest to highest seed" in page and "the seeds 83\u00a0% to 89\u00a0%" in page
     assert found["could_not_judge"] == 25  # the first prompt, for each of five runs against five
     assert found["duels"][4]["win_rate"]["n"] == found["duels"][4]["units"] == 9
     assert found["ratings"] is not None

@@ -219,13 +219,13 @@ def summed(
 def test_methods_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def value(one: Planned) -> dict[str, float]:
         method = one.arm.options["method"]
-        return {f"{method}_gold_win_rate": 0.6 + 0.1 * (method == "nash_md") + 0.01 * one.seed, "base_gold": 0.1}
+        return {f"{method}_gold_win_rate": 0.6 + (0.1 + 0.001 * one.seed) * (method == "nash_md") + 0.01 * one.seed, "base_gold": 0.1}
 
     config = SweepConfig(of="reviews", settings=("method=ppo,nash_md",), seeds=5)
     found = summed(tmp_path, monkeypatch, config, value)
     assert set(found["measures"]) == {"policy_gold_win_rate", "base_gold"}
     row = found["measures"]["policy_gold_win_rate"]["method=nash_md"]
-    assert row["difference"]["value"] == pytest.approx(0.1) and row["told"]
+    assert row["difference"]["value"] == pytest.approx(0.102) and row["told"]
     assert "Policy: gold win rate against base" in write_report([tmp_path / "run"]).read_text(encoding="utf-8")
 
 
