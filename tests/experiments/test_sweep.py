@@ -219,7 +219,10 @@ def summed(
 def test_methods_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def value(one: Planned) -> dict[str, float]:
         method = one.arm.options["method"]
-        return {f"{method}_gold_win_rate": 0.6 + (0.1 + 0.001 * one.seed) * (method == "nash_md") + 0.01 * one.seed, "base_gold": 0.1}
+        return {
+            f"{method}_gold_win_rate": 0.6 + (0.1 + 0.001 * one.seed) * (method == "nash_md") + 0.01 * one.seed,
+            "base_gold": 0.1,
+        }
 
     config = SweepConfig(of="reviews", settings=("method=ppo,nash_md",), seeds=5)
     found = summed(tmp_path, monkeypatch, config, value)
